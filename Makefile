@@ -1,0 +1,39 @@
+# Everything a newcomer, a tester or CI calls. `make help` lists it.
+VENV ?= .venv
+export VENV
+PY := $(VENV)/bin/python
+
+.PHONY: help setup demo test lint types check-tests crash bench lock clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## system packages, .venv, models, knowledge base: whatever is missing
+	@packaging/prepare.sh
+
+demo: setup ## set up, then watch the daemon find a played intrusion (ends by itself)
+	@$(PY) -m tests.demo.run
+
+test: setup lint types check-tests ## set up, then lint, types and tests
+
+lint: ## ruff, lint and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: ## mypy, strict
+	$(VENV)/bin/mypy
+
+check-tests: ## pytest alone
+	$(VENV)/bin/pytest
+
+crash: setup ## 300 kill -9 at random moments (CRASH_KILLS=N for another number)
+	CRASH_KILLS=$${CRASH_KILLS:-300} $(VENV)/bin/pytest tests/test_crash.py -v
+
+bench: setup ## events per second, memory, start-up and latency, printed
+	$(PY) -m benchmarks
+
+lock: ## write packaging/requirements.lock anew
+	@packaging/lock.sh
+
+clean: ## remove what was built (not .venv)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,119 @@
+"""Puts the parts of the line together from a configuration, once, for `run` and `scan` alike."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.config import Config
+from appliance.detect.sigma.engine import SigmaDetector
+from appliance.detect.sigma.load import RuleSet, load_rules
+from appliance.errors import ModelError, ModelUnavailable, RuleError
+from appliance.inference.client import EncoderClient
+from appliance.judge.bench import Bench, TagsOnly
+from appliance.judge.knowledge import KnowledgeExpert
+from appliance.knowledge.base import KnowledgeBase
+from appliance.normalise import feeds
+from appliance.places import default_rules, find_knowledge, find_models
+from appliance.schema import RuleInfo, Verdict
+from appliance.store import Store
+
+
+class Experts(msgspec.Struct):
+    """The judge's side: the encoder's child process, the knowledge base, and the expert on both.
+    `why_not` says what is missing when a part is None."""
+
+    expert: KnowledgeExpert
+    encoder: EncoderClient | None
+    base: KnowledgeBase | None
+    why_not: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """True when the expert can give full answers."""
+        return self.encoder is not None and self.base is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `status`."""
+        facts: dict[str, Any] = {"missing": self.why_not}
+        if self.encoder is not None:
+            facts["encoder"] = msgspec.to_builtins(self.encoder.state())
+        if self.base is not None:
+            facts["knowledge"] = msgspec.to_builtins(self.base.info())
+        return facts
+
+    def close(self) -> None:
+        """End the encoder's child process."""
+        if self.encoder is not None:
+            self.encoder.close()
+
+
+def load_rule_set(paths: Sequence[str]) -> RuleSet:
+    """Sigma rules of these paths, or the default set. Raises RuleError when not one loads."""
+    rules = load_rules([Path(path) for path in paths] or [default_rules()], feeds=feeds)
+    if not rules.rules:
+        reasons = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in rules.refused[:5])
+        raise RuleError(f"no rule could be loaded: {reasons}")
+    return rules
+
+
+def open_experts(config: Config) -> Experts:
+    """The knowledge expert with what is there of model and base.
+
+    What is not there or not trusted makes no error here: the line runs without, and says so.
+    """
+    missing: list[str] = []
+    encoder: EncoderClient | None = None
+    base: KnowledgeBase | None = None
+    models = find_models(config.models_dir)
+    folder = find_knowledge(config.knowledge_dir)
+    if models is None:
+        missing.append("no encoder is built: run `appliance model build`")
+    if folder is None:
+        missing.append("no knowledge base is built: run `appliance kb build`")
+    try:
+        if models is not None:
+            encoder = EncoderClient(models / "encoder" / "encoder.gguf")
+        if encoder is not None and folder is not None:
+            base = KnowledgeBase.open(folder, encoder.model_hash)
+    except ModelError as error:
+        missing.append(str(error))
+    if not config.model:
+        encoder = None
+        missing.append("the model is switched off")
+    embed = encoder.embed if encoder is not None else _refuse
+    return Experts(KnowledgeExpert(base, embed), encoder, base, "; ".join(missing))
+
+
+def _refuse(texts: Sequence[str]) -> NDArray[np.float32]:
+    raise ModelUnavailable(f"no encoder for {len(texts)} texts")
+
+
+def read_known_verdicts(store: Store, base: KnowledgeBase | None) -> dict[str, Verdict]:
+    """Cached verdicts of earlier runs with the same knowledge base, by rule hash."""
+    if base is None:
+        return {}
+    cached = store.verdicts(base.hash)
+    return {key: msgspec.json.decode(body, type=Verdict) for key, body in cached.items()}
+
+
+def build_judge(
+    experts: Experts, known: Mapping[str, Verdict], config: Config, **settings: Any
+) -> Bench | TagsOnly:
+    """The bench with its thread, or what the tags say when model or base are missing."""
+    if not experts.ready:
+        return TagsOnly(experts.expert, experts.why_not)
+    return Bench(experts.expert, known=known, queue_cap=config.limits.judge_queue, **settings)
+
+
+def build_detectors(rules: RuleSet) -> dict[str, SigmaDetector]:
+    """Every detector there is: an auditor sees here all that can raise a finding."""
+    return {"sigma": SigmaDetector(rules)}
+
+
+def index_rules(detectors: Mapping[str, SigmaDetector]) -> dict[str, RuleInfo]:
+    """What is known of every rule, by id."""
+    return {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}

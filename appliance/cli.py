@@ -1,0 +1,175 @@
+"""The `appliance` command: what may be asked, and with which exit code it is answered.
+
+Exit codes are in errors.Exit. Errors go to standard error, one a line, never as a traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from appliance import __version__
+from appliance.emit.text import cap_text, show_hidden
+from appliance.errors import ApplianceError, ConfigError, Exit, UsageError
+from appliance.schema import LEVELS
+
+#: Handlers are named, not imported: `status` should not wait for the rule engine to load.
+Handler = tuple[str, str]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    parser = argparse.ArgumentParser(
+        prog="appliance",
+        description="Air-gapped security appliance: finds attacks in logs, needs no connection.",
+    )
+    parser.add_argument("--version", action="version", version=f"appliance {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_line_commands(commands)
+    _add_look_commands(commands)
+    _add_rules_commands(commands)
+    _add_model_commands(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    handler: Handler,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _group(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    return parser.add_subparsers(metavar="COMMAND", required=True)
+
+
+def _add_config(parser: argparse.ArgumentParser, *, state: bool = False) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", help="configuration (default /etc/appliance/appliance.yaml)"
+    )
+    if state:
+        parser.add_argument("--state", metavar="DIR", help="state directory, instead of its own")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = _command(commands, "run", ("line", "run"), "run the daemon until it is told to stop")
+    _add_config(run)
+    scan = _command(
+        commands, "scan", ("line", "scan"), "put files through the line once, and say what is found"
+    )
+    scan.add_argument(
+        "paths", nargs="+", metavar="PATH", help="file, folder, or - for standard input"
+    )
+    scan.add_argument(
+        "--rules", action="append", metavar="DIR", help="Sigma rules instead of the default set"
+    )
+    scan.add_argument("--no-model", action="store_true", help="without the encoder")
+    scan.add_argument(
+        "--out", metavar="FILE", help="write the findings there; - is standard output"
+    )
+    scan.add_argument(
+        "--format", choices=("jsonl", "csv", "html", "navigator"), default="jsonl", help="of --out"
+    )
+    scan.add_argument("--stats", metavar="FILE", help="write figures there as JSON")
+    scan.add_argument(
+        "--fail-on", choices=LEVELS, metavar="LEVEL", help="exit 1 when a finding is at least this"
+    )
+    scan.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    _add_config(scan)
+    config = _group(commands, "config", "the configuration")
+    check = _command(config, "check", ("line", "check_config"), "say everything wrong with it")
+    check.add_argument("path", nargs="?", metavar="FILE")
+    _add_config(check)
+
+
+def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    status = _command(commands, "status", ("look", "status"), "show how the appliance is")
+    _add_config(status, state=True)
+    _add_json(status)
+    for name, text in (("findings", "list findings"), ("incidents", "list incidents")):
+        listing = _command(commands, name, ("look", name), text)
+        listing.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
+        listing.add_argument("--level", choices=LEVELS, help="at least this level")
+        listing.add_argument("--limit", type=int, default=1000, metavar="N", help="the newest N")
+        _add_config(listing, state=True)
+        _add_json(listing)
+    show = _command(commands, "show", ("look", "show"), "show one finding or incident")
+    show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
+    show.add_argument("--limit", type=int, default=1000, metavar="N", help="findings shown")
+    _add_config(show, state=True)
+    _add_json(show)
+    rejected = _command(commands, "rejected", ("look", "rejected"), "list records not readable")
+    rejected.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N")
+    _add_config(rejected, state=True)
+    _add_json(rejected)
+
+
+def _add_rules_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    rules = _group(commands, "rules", "the Sigma rules")
+    for name, handler, text in (
+        ("check", "check", "load them and say which are refused, and why"),
+        ("test", "test", "put the samples beside each rule through the line"),
+        ("list", "list_rules", "list the loaded ones"),
+    ):
+        parser = _command(rules, name, ("rules", handler), text)
+        parser.add_argument("rules", nargs="*", metavar="DIR", help="instead of the default set")
+        _add_json(parser)
+
+
+def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    model = _group(commands, "model", "the encoder")
+    _add_json(_command(model, "info", ("models", "model_info"), "show what is built, verified"))
+    base = _group(commands, "kb", "the knowledge base")
+    _add_json(_command(base, "info", ("models", "kb_info"), "show what it holds, verified"))
+    for group, handler in ((model, "model_build"), (base, "kb_build")):
+        build = _command(group, "build", ("models", handler), "build it from installed packages")
+        build.add_argument("--to", metavar="DIR", help="data folder to build in")
+        build.add_argument("--force", action="store_true", help="also when it is built already")
+    search = _command(base, "search", ("models", "kb_search"), "find entries near to a text")
+    search.add_argument("query", metavar="TEXT")
+    search.add_argument("--type", metavar="TYPE", help="only entries of this type (technique)")
+    search.add_argument("-k", type=int, default=5, metavar="K", help="how many (default 5)")
+    _add_json(search)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; give its exit code."""
+    args = build_parser().parse_args(argv)
+    module, name = args.handler
+    try:
+        handlers = import_module(f"appliance.commands.{module}")
+        handler: Callable[[argparse.Namespace], Exit] = getattr(handlers, name)
+        return int(handler(args))
+    except ConfigError as error:
+        return _fail("configuration", error, Exit.BAD_CONFIG)
+    except BrokenPipeError:
+        # Whoever read our output has gone: say nothing more there, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.DONE)
+    except ApplianceError as error:
+        usage = isinstance(error, UsageError)
+        return _fail(args.handler[1], error, Exit.USAGE if usage else Exit.FOUND_OR_FAILED)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(what: str, error: ApplianceError, code: Exit) -> int:
+    for line in str(error).splitlines() or [type(error).__name__]:
+        print(f"appliance: {what}: {show_hidden(cap_text(line, 2000))}", file=sys.stderr)  # noqa: T201
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What each command of `appliance` does: arguments in, an exit code out."""

@@ -1,0 +1,154 @@
+"""`run`, `scan`, `config check`: the commands that put records through the line."""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from appliance.commands.settings import parse_level
+from appliance.config import Config, load_config
+from appliance.daemon import run_daemon
+from appliance.errors import Exit
+from appliance.places import CONFIG
+from appliance.report.scan_files import FORMATS, replace_file
+from appliance.scan import Scan, run_scan
+from appliance.schema import LEVELS
+from appliance.view import View, clean, show_time
+
+
+def run(args: argparse.Namespace) -> Exit:
+    """`appliance run`."""
+    config = load_config(Path(args.config or CONFIG))
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    run_daemon(config)
+    return Exit.DONE
+
+
+def check_config(args: argparse.Namespace) -> Exit:
+    """`appliance config check`: ConfigError (exit 3) lists everything that is wrong."""
+    path = Path(args.path or args.config or CONFIG)
+    config = load_config(path)
+    View().line(
+        f"{path}: good: {len(config.sources)} sources, {len(config.sinks)} sinks, "
+        f"state in {config.state_dir}"
+    )
+    return Exit.DONE
+
+
+def scan(args: argparse.Namespace) -> Exit:
+    """`appliance scan`: exit 1 when nothing could be read, or with --fail-on when found."""
+    config = load_config(Path(args.config)) if args.config else Config()
+    if args.rules:
+        config = replace(config, rules=tuple(args.rules))
+    config = replace(config, model=config.model and not args.no_model)
+    done = _scan_with_progress(args, config)
+    try:
+        if args.out:
+            writer = FORMATS[args.format]
+            target = Path("/dev/stdout" if args.out == "-" else args.out)
+            replace_file(target, lambda out: writer(done.store.iterate_findings(), out))
+        if args.stats:
+            stats = orjson.dumps(done.stats, option=orjson.OPT_INDENT_2) + b"\n"
+            replace_file(Path(args.stats), lambda out: _write_all(out, stats))
+        _print_summary(args, done)
+        if args.fail_on:
+            worst = LEVELS[parse_level(args.fail_on) :]
+            if any(done.stats["findings"]["by_level"][level] for level in worst):
+                return Exit.FOUND_OR_FAILED
+        return Exit.DONE
+    finally:
+        done.close()
+
+
+def _write_all(out: object, content: bytes) -> None:
+    out.write(content)  # type: ignore[attr-defined]
+
+
+def _scan_with_progress(args: argparse.Namespace, config: Config) -> Scan:
+    """Progress goes to standard error: standard output may be the findings."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} files"),
+        TextColumn("{task.fields[records]} records", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        disable=args.quiet or not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("scan", total=None, records=0)
+
+        def show(name: str, files: int, total: int, records: int) -> None:
+            bar.update(task, completed=files, total=total, records=records)
+
+        return run_scan(args.paths, config, on_progress=show)
+
+
+def _print_summary(args: argparse.Namespace, done: Scan) -> None:
+    """What was read and found, on standard error when standard output carries the findings."""
+    if args.quiet:
+        return
+    stats = done.stats
+    say = (lambda text: print(text, file=sys.stderr)) if args.out == "-" else View().line  # noqa: T201
+    seconds = stats["seconds"]
+    say(
+        f"{stats['events']} events in {stats['files']} files, {stats['bytes'] / 1e6:.1f} MB, "
+        f"{seconds['total']:.1f} s ({stats['events_per_second']:.0f} events/s, "
+        f"{stats['peak_rss_bytes'] / 2**20:.0f} MiB)"
+    )
+    rules = stats["rules"]
+    say(
+        f"rules: {rules['loaded']} loaded, {rules['refused']} refused, "
+        f"{rules['evaluated']} met an event of their log source"
+    )
+    if stats["rejected"]:
+        say(f"rejected: {stats['rejected']} records:")
+        for _, stage, reason, count in done.store.rejected_reasons()[:10]:
+            say(f"  {count:>7}  {stage}: {clean(reason)}")
+    if stats["unmapped"]:
+        say(f"unmapped: {stats['unmapped']} events match no log source; only keywords see them")
+    for notice in done.notices:
+        say(f"notice: {clean(notice)}")
+    found = stats["findings"]
+    levels = ", ".join(
+        f"{found['by_level'][level]} {level}"
+        for level in reversed(LEVELS)
+        if found["by_level"][level]
+    )
+    say(f"findings: {found['total']} ({levels or 'none'}) in {stats['incidents']} incidents")
+    if not args.out:
+        _print_incidents(done)
+
+
+def _print_incidents(done: Scan) -> None:
+    view = View()
+    incidents = done.store.incidents(limit=20)
+    if not incidents:
+        return
+    rows = [
+        [
+            i.level,
+            i.count,
+            show_range(i.first_seen, i.last_seen),
+            " ".join(e.value for e in i.entities if e.kind == "host"),
+            i.title,
+        ]
+        for i in incidents
+    ]
+    view.table(["level", "findings", "first - last (UTC)", "hosts", "worst finding"], rows,
+               title="incidents, the worst first")  # fmt: skip
+
+
+def show_range(first: float, last: float) -> str:
+    """Two epoch times as one range, the date of the second left out when it is the same."""
+    begin, end = show_time(first), show_time(last)
+    return f"{begin} - {end[11:] if begin[:10] == end[:10] else end}"

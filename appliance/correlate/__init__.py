@@ -1,0 +1,1 @@
+"""Findings become incidents: what shares an entity within a window belongs together."""

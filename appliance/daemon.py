@@ -1,0 +1,344 @@
+"""`appliance run`: builds everything once, turns the line, and stops cleanly.
+
+One thread turns the line: it polls the sources, puts what they give through the pipeline, and
+writes what comes of it in one transaction. Beside it: watchdog's thread wakes it, one thread a sink
+carries the outbox out, one asks the knowledge expert, one answers `status`.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from appliance import __version__
+from appliance.assembly import (
+    Experts,
+    build_detectors,
+    build_judge,
+    index_rules,
+    load_rule_set,
+    open_experts,
+    read_known_verdicts,
+)
+from appliance.config import Config, FileSink, FilesSource, SyslogSink
+from appliance.control import ControlServer
+from appliance.correlate.incidents import CorrelationLimits, Correlator
+from appliance.delivery import Delivery
+from appliance.emit.render import render_verdicts
+from appliance.emit.sinks import Sink, SinkSettings, build_sink
+from appliance.errors import ApplianceError, StoreError
+from appliance.judge.bench import Bench
+from appliance.pipeline import Line, process
+from appliance.schema import OnStep, SourceBatch, ignore_step
+from appliance.sources.files import FilesSource as FilesReader
+from appliance.sources.streams import StreamLimits
+from appliance.status import build_status
+from appliance.store import Outgoing, Store, StoreLimits
+
+log = logging.getLogger("appliance")
+
+IDLE_SECONDS = 0.25
+STORE_RETRY_SECONDS = 1.0
+DRAIN_SECONDS = 3.0
+UPDATE_FINDINGS = 500
+
+
+def store_limits(config: Config) -> StoreLimits:
+    """The store's caps as configured."""
+    limits = config.limits
+    return StoreLimits(
+        findings=limits.findings_rows,
+        incidents=limits.incidents_rows,
+        rejected=limits.rejected_rows,
+        rejected_bytes=limits.rejected_bytes,
+        outbox=limits.outbox_rows,
+    )
+
+
+def correlation_limits(config: Config) -> CorrelationLimits:
+    """The correlator's window and caps as configured."""
+    return CorrelationLimits(
+        window=config.correlate.window_seconds,
+        span=config.correlate.max_span_seconds,
+        links=config.limits.correlation_keys,
+        findings=config.limits.incident_findings,
+    )
+
+
+def open_correlator(store: Store, config: Config) -> Correlator:
+    """The correlator where the store left it."""
+    return Correlator(
+        correlation_limits(config),
+        links=store.links(),
+        aliases=store.aliases(),
+        load=store.incident,
+        next_number=store.next_incident_number(),
+    )
+
+
+def open_source(
+    spec: FilesSource, store: Store, config: Config, clock: Callable[[], float]
+) -> FilesReader:
+    """A file source where the store left it."""
+    limits = config.limits
+    return FilesReader(
+        spec.name,
+        spec.paths,
+        clock=clock,
+        checkpoints=store.checkpoints(spec.name),
+        format=spec.format,
+        start_at=spec.start_at,
+        limits=StreamLimits(limits.record_bytes, limits.rejected_bytes),
+        files_cap=limits.files_per_source,
+        rescan_seconds=config.rescan_seconds,
+    )
+
+
+def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> Sink:
+    """A sink as configured. Raises ApplianceError when its settings make no sense."""
+    kinds = frozenset(spec.kinds)
+    if isinstance(spec, FileSink):
+        settings = SinkSettings(type="file", address=spec.path, kinds=kinds)
+    else:
+        settings = SinkSettings(
+            type="syslog",
+            address=spec.address,
+            transport=spec.transport,
+            facility=spec.facility,
+            enterprise=spec.enterprise,
+            max_bytes=spec.max_bytes or None,
+            kinds=kinds,
+        )
+    hostname = config.hostname or socket.gethostname()
+    try:
+        return build_sink(
+            spec.name, settings, hostname=hostname, procid=str(os.getpid()), on_step=on_step
+        )
+    except ValueError as error:
+        raise ApplianceError(f"sink {spec.name}: {error}") from error
+
+
+def lock_state(folder: Path) -> TextIO:
+    """Hold the state directory: two daemons must not write one store. Raises ApplianceError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        held = (folder / "lock").open("w")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ApplianceError(f"{folder}: another daemon is running on this state") from error
+    except OSError as error:
+        raise ApplianceError(f"{folder}: {error.strerror or error}") from error
+    return held
+
+
+class Daemon:
+    """The running appliance. `run` returns when it is told to stop.
+
+    Raises ApplianceError when it can't start. `on_step` is told the steps around commit and send.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_step: OnStep = ignore_step,
+    ) -> None:
+        self.config = config
+        self._clock = clock
+        self._on_step = on_step
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._store_error = ""
+        self.started = clock()
+        self._lock = lock_state(Path(config.state_dir))
+        self.rules = load_rule_set(config.rules)
+        self.store = Store(config.store_path, limits=store_limits(config), on_step=on_step)
+        self.experts: Experts = open_experts(config)
+        self.detectors = build_detectors(self.rules)
+        self.judge = build_judge(
+            self.experts,
+            read_known_verdicts(self.store, self.experts.base),
+            config,
+            wake=self._wake.set,
+        )
+        self.sources = [open_source(s, self.store, config, clock) for s in config.sources]
+        sinks = [open_sink(s, config, on_step) for s in config.sinks]
+        self.store.open_sinks([sink.name for sink in sinks])
+        self.deliveries = [Delivery(sink, self.store) for sink in sinks]
+        self.line = Line(
+            detectors=self.detectors,
+            rules=index_rules(self.detectors),
+            judge=self.judge,
+            correlator=open_correlator(self.store, config),
+            zones={s.name: ZoneInfo(s.timezone) for s in config.sources},
+            known=self.store.known_findings,
+            sinks=bool(sinks),
+        )
+        self.control = ControlServer(config.control_path, lambda _: self.status())
+
+    def stop(self) -> None:
+        """Have `run` end after the batch at hand. Safe to call from a signal handler."""
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Turn the line until `stop`; then deliver what can be delivered at once, and close."""
+        self._start()
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                moved = self._turn()
+                self._apply_answers()
+                if not moved:
+                    self._wake.wait(IDLE_SECONDS)
+        finally:
+            self._close()
+
+    def status(self) -> dict[str, Any]:
+        """Everything `status` shows, as JSON values."""
+        rules = self.rules
+        live: dict[str, Any] = {
+            "running": True,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self.started,
+            "store_error": self._store_error,
+            "sources": {source.name: source.describe() for source in self.sources},
+            "sinks": {d.sink.name: d.describe() for d in self.deliveries},
+            "rules": {"loaded": len(rules.rules), "refused": len(rules.refused)},
+            "rule_errors": {
+                key: {"count": fault.count, "reason": fault.reason}
+                for key, fault in list(self.detectors["sigma"].errors.items())
+            },
+            "models": self.experts.describe(),
+            "queues": self._queues(),
+        }
+        return build_status(self.store, self.config, live)
+
+    def _queues(self) -> dict[str, dict[str, int]]:
+        limits = self.config.limits
+        judge = self.judge.describe() if isinstance(self.judge, Bench) else {}
+        correlator = self.line.correlator
+        return {
+            "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},
+            "correlation_keys": {"depth": correlator.keys, "cap": limits.correlation_keys},
+        }
+
+    def _start(self) -> None:
+        if self.experts.encoder is not None:
+            self.experts.encoder.start()
+        if isinstance(self.judge, Bench):
+            self.judge.start(self.line.rules)
+            self._ask_again(self.judge)
+        for source in self.sources:
+            source.start(self._wake.set)
+        for delivery in self.deliveries:
+            delivery.start()
+        self.control.start()
+        log.info(
+            "started: %d rules, %d refused, %d sources, %d sinks",
+            len(self.rules.rules), len(self.rules.refused), len(self.sources), len(self.deliveries),
+        )  # fmt: skip
+        for refused in self.rules.refused:
+            log.warning("rule refused: %s:%d: %s", refused.path, refused.line, refused.reason)
+        if self.experts.why_not:
+            log.warning("knowledge: %s", self.experts.why_not)
+
+    def _close(self) -> None:
+        for source in self.sources:
+            source.close()
+        for delivery in self.deliveries:
+            delivery.close(DRAIN_SECONDS)
+        self.control.close()
+        if isinstance(self.judge, Bench):
+            self.judge.close()
+        self.experts.close()
+        self.store.close()
+        self._lock.close()
+        log.info("stopped")
+
+    def _turn(self) -> bool:
+        """One turn of the line; True when there may be more to do at once."""
+        cap = self.config.limits.batch_records
+        batches: list[SourceBatch] = [source.poll(cap) for source in self.sources]
+        if not any(b.records or b.rejected or b.checkpoints for b in batches):
+            return False
+        batch = process(batches, self.line)
+        self._on_step("line.processed")
+        try:
+            self.store.write_batch(batch)
+        except StoreError as error:
+            self._undo(error)
+            return False
+        self._store_error = ""
+        self.line.correlator.commit()
+        for source in self.sources:
+            source.commit()
+        if batch.messages:
+            self._wake_deliveries()
+        return any(source.has_more for source in self.sources)
+
+    def _undo(self, error: StoreError) -> None:
+        """Nothing of the batch is stored: take it again after a pause."""
+        log.error("%s", error)
+        self._store_error = str(error)
+        self.line.correlator.rollback()
+        for source in self.sources:
+            source.rewind()
+        self._stopping.wait(STORE_RETRY_SECONDS)
+
+    def _wake_deliveries(self) -> None:
+        for delivery in self.deliveries:
+            delivery.wake()
+
+    def _ask_again(self, bench: Bench) -> None:
+        """Findings of an earlier run on which the expert had not answered when it ended."""
+        by_id = self.line.rules
+        for rule_id in self.store.pending_rules():
+            if rule_id in by_id:
+                bench.ask(by_id[rule_id])
+
+    def _apply_answers(self) -> None:
+        if isinstance(self.judge, Bench) and apply_answers(
+            self.judge, self.experts, self.store, sinks=bool(self.deliveries)
+        ):
+            self._wake_deliveries()
+
+
+def apply_answers(bench: Bench, experts: Experts, store: Store, *, sinks: bool) -> int:
+    """Put the expert's answers into the findings that wait for them, and tell the sinks. Gives
+    how many findings that were."""
+    updated = 0
+    for answer in bench.take_answers():
+        if experts.base is not None:
+            body = msgspec.json.encode(answer.verdict)
+            store.put_verdict(answer.rule.hash, experts.base.hash, body)
+        fields = render_verdicts([answer.verdict])
+        while waiting := store.pending_findings(answer.rule.id, UPDATE_FINDINGS):
+            bodies = {str(row["id"]): {**row, **fields} for row in waiting}
+            store.update_findings(bodies, _updates(list(bodies.values())) if sinks else [])
+            updated += len(bodies)
+    return updated
+
+
+def _updates(bodies: Sequence[dict[str, Any]]) -> list[Outgoing]:
+    now = time.time()
+    return [Outgoing("update", str(b["id"]), now, {"kind": "update", **b}) for b in bodies]
+
+
+def run_daemon(config: Config, on_step: OnStep = ignore_step) -> None:
+    """`appliance run`: until SIGTERM or SIGINT. Raises ApplianceError when it can't start."""
+    daemon = Daemon(config, on_step=on_step)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    daemon.run()

@@ -1,0 +1,65 @@
+"""Second station of the line: a record's bytes become a dict, or a DecodeError with its reason.
+
+source -> **decode** -> normalise -> detect. One file a format; the table below is all that can
+run. Nothing here knows a product: names are those of the record itself.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from appliance.decode.evtx_record import decode_evtx
+from appliance.decode.json_object import decode_json
+from appliance.decode.syslog3164 import decode_syslog3164, is_syslog3164
+from appliance.decode.syslog5424 import HEADER, decode_syslog5424
+from appliance.decode.text import decode_text
+from appliance.decode.utf8 import read_text, strip_frame
+from appliance.errors import DecodeError
+from appliance.schema import Decoded, RawRecord
+
+Decoder = Callable[[RawRecord], Decoded]
+
+#: Every format that can be configured, by name.
+FORMATS: Final[dict[str, Decoder]] = {
+    "json": decode_json,
+    "evtx": decode_evtx,
+    "syslog5424": decode_syslog5424,
+    "syslog3164": decode_syslog3164,
+    "text": decode_text,
+}
+
+#: How far `detect_format` looks, in bytes.
+_HEAD: Final = 4096
+
+
+def decode(record: RawRecord) -> Decoded:
+    """Read one record in its configured format, or in the one it looks like when that is "auto".
+
+    Raises DecodeError, with a reason fit for an operator, and nothing else.
+    """
+    name = detect_format(record.data) if record.format == "auto" else record.format
+    decoder = FORMATS.get(name)
+    if decoder is None:
+        raise DecodeError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+    try:
+        return decoder(record)
+    except DecodeError as error:
+        if record.truncated:
+            raise DecodeError(f"{error} (record of {record.truncated} bytes was cut)") from None
+        raise
+
+
+def detect_format(data: bytes) -> str:
+    """The name of the format that the bytes look like; "text" when like none. Never raises."""
+    head = strip_frame(data[:_HEAD]).lstrip()
+    first = head[:1]
+    if first == b"{":
+        if head.find(b'"Event"', 0, 64) > 0 and head.find(b'"System"', 0, 512) > 0:
+            return "evtx"
+        # A text line may begin with a brace; JSON goes on with a name or ends at once.
+        return "json" if head[1:].lstrip()[:1] in (b'"', b"}", b"") else "text"
+    if first == b"[" and head[1:].lstrip()[:1] == b"{":
+        return "json"
+    text = read_text(strip_frame(data[:_HEAD]))
+    if first == b"<" and HEADER.match(text):
+        return "syslog5424"
+    return "syslog3164" if is_syslog3164(text) else "text"

@@ -1,0 +1,68 @@
+"""Last table entry of the second station, format `text`: any line of text.
+
+Fields: message, and timestamp (its text) when one of the common forms stands at the beginning, or
+where an access log has it. A comment is text too: whether a line matters is no decoder's decision.
+"""
+
+import re
+from typing import Final
+
+from appliance.decode.utf8 import escape_bytes, has_bad_bytes, read_text, strip_frame
+from appliance.errors import DecodeError
+from appliance.schema import Decoded, RawRecord
+
+#: How much of a record is looked at to tell text from binary, in characters.
+_SAMPLE: Final = 4096
+_MONTH: Final = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_CLOCK: Final = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+_ZONE: Final = r"(?: ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+
+#: Forms of a leading time; the normaliser's table reads each of them.
+TIME_FORMS: Final = (
+    rf"\d{{4}}[-/.]\d\d[-/.]\d\d[T ]{{1,2}}{_CLOCK}{_ZONE}",
+    rf"{_MONTH} {{1,2}}\d{{1,2}}(?: \d{{4}})? {_CLOCK}",
+    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} {{1,2}}\d{{1,2}} {_CLOCK} \d{{4}}",
+    rf"\d{{1,2}}[/-]{_MONTH}[/-]\d{{4}}[: ]{_CLOCK}{_ZONE}",
+    rf"\d{{8}}[- ]{_CLOCK}",
+    r"@[0-9a-f]{24}",
+    r"(?:0|[1-9]\d{0,2})?\d{9,10}(?:\.\d{1,9})?(?=[\s:\]])",
+)
+_LEADING: Final = re.compile(rf'[\s\["(<]{{0,4}}({"|".join(TIME_FORMS)})(?!\w|:\d)')
+#: Combined log format: address, identity, user, [time].
+_ACCESS: Final = re.compile(
+    rf"\S{{1,255}} \S{{1,64}} [^\[\]]{{1,128}}\[(\d\d/{_MONTH}/\d{{4}}:{_CLOCK}{_ZONE}) ?\]"
+)
+#: Linux audit records carry the time behind their type.
+_AUDIT: Final = re.compile(
+    r"(?:node=\S{1,255} )?type=\S{1,64} msg=audit\((\d{9,10}\.\d{3}):\d{1,20}\)"
+)
+
+
+def decode_text(record: RawRecord) -> Decoded:
+    """Read the record as text. Raises DecodeError when it is empty or binary (holds a NUL, or is
+    mostly bytes that no text has)."""
+    text = read_text(strip_frame(record.data))
+    if not text.strip():
+        raise DecodeError("empty record")
+    if is_binary(text):
+        raise DecodeError("binary, not text")
+    repaired = has_bad_bytes(text)
+    if repaired:
+        text = escape_bytes(text)
+    fields = {"message": text}
+    head = text[:600]
+    if match := _LEADING.match(head) or _AUDIT.match(head) or _ACCESS.match(head):
+        fields["timestamp"] = match[1]
+    return Decoded("text", fields, repaired)
+
+
+def is_binary(text: str) -> bool:
+    """True for text (bad bytes as surrogates) with a NUL, or with over 30 % of characters that
+    are neither printable nor white space in its first _SAMPLE ones."""
+    if "\0" in text:
+        return True
+    sample = text[:_SAMPLE]
+    if sample.isprintable():
+        return False
+    odd = sum(1 for char in sample if not char.isprintable() and not char.isspace())
+    return odd * 10 > len(sample) * 3

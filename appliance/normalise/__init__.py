@@ -1,0 +1,92 @@
+"""Third station of the line: a decoded record becomes an Event with views and entities.
+
+source -> decode -> **normalise** -> detect. One file a product; the table below is all that can
+run. Views are in the words of the Sigma taxonomy, entities in nobody's.
+"""
+
+from datetime import tzinfo
+from typing import Final
+
+from appliance.normalise import channels, eql, linux
+from appliance.normalise.bridges import BRIDGES
+from appliance.normalise.eql import read_eql
+from appliance.normalise.generic import read_generic
+from appliance.normalise.linux import read_linux
+from appliance.normalise.reading import Context, Normaliser
+from appliance.normalise.windows import read_windows
+from appliance.schema import Decoded, Event, LogSource, RawRecord, event_id
+
+#: Every product, in the order in which they are asked. The first that knows the record reads it.
+PRODUCTS: Final[dict[str, Normaliser]] = {
+    "windows": read_windows,
+    "windows (EQL schema)": read_eql,
+    "linux": read_linux,
+}
+
+
+def _list_fed() -> tuple[LogSource, ...]:
+    sources: dict[LogSource, None] = {LogSource(): None, channels.WINDOWS: None}
+    for group in (
+        channels.CHANNELS.values(),
+        *channels.SYSMON_VIEWS.values(),
+        *(produced for _, produced in BRIDGES.values()),
+        eql.CATEGORIES.values(),
+        linux.SOURCES,
+    ):
+        sources.update(dict.fromkeys(group))
+    return tuple(sources)
+
+
+#: Every log source that some view of some event can have.
+FED: Final[tuple[LogSource, ...]] = _list_fed()
+
+
+def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
+    """Read a decoded record as an event. Raises nothing, whatever the record holds.
+
+    `zone` is that of times that name none. An event without a plausible time (see
+    `times.is_plausible`) gets the time of its receipt, and `time_known` is False.
+    """
+    context = Context(received=record.received, zone=zone)
+    mapped = True
+    for read in PRODUCTS.values():
+        reading = read(decoded, context)
+        if reading is not None:
+            break
+    else:
+        reading, mapped = read_generic(decoded, context), False
+    return Event(
+        id=event_id(record),
+        time=record.received if reading.time is None else reading.time,
+        received=record.received,
+        host=reading.host,
+        views=reading.views,
+        entities=reading.entities,
+        record=record,
+        format=decoded.format,
+        mapped=mapped,
+        time_known=reading.time is not None,
+    )
+
+
+def matches(rule: LogSource, view: LogSource) -> bool:
+    """True when each part that the rule states is the view's."""
+    return (
+        (rule.product is None or rule.product == view.product)
+        and (rule.category is None or rule.category == view.category)
+        and (rule.service is None or rule.service == view.service)
+    )
+
+
+def feeds(rule_logsource: LogSource) -> str | None:
+    """None when some event can have a view that the rule's log source matches, else the reason
+    in words: a rule that nothing feeds is silent, which must not look like an all-clear."""
+    if any(matches(rule_logsource, source) for source in FED):
+        return None
+    parts = (
+        ("product", rule_logsource.product),
+        ("category", rule_logsource.category),
+        ("service", rule_logsource.service),
+    )
+    wanted = " ".join(f"{name}={value}" for name, value in parts if value is not None)
+    return f"no source of this version produces {wanted}"

@@ -1,0 +1,342 @@
+"""Third station of the line, product linux: syslog of sshd, sudo, su, cron and everything else.
+
+An event has one view for each Sigma service whose rules are about it: sshd's messages are in
+`sshd` and `auth`, sudo's in `sudo` and `auth`, cron's in `cron` and `syslog`.
+
+What a message says of users and addresses is partly written by whoever knocks. So each form is
+anchored at both ends, and where free text (a user name) comes before the address, the address is
+the last one: `Failed password for x from 198.51.100.1 port 22 ssh2 from 203.0.113.9 port 4 ssh2`
+came from 203.0.113.9. In sudo's lines the first `; USER=` counts, because the command behind it
+is the user's choice.
+"""
+
+import re
+from typing import Any, Final
+
+from appliance.normalise.entities import make_address, make_host, make_user, name_host
+from appliance.normalise.flatten import flatten
+from appliance.normalise.reading import Context, Reading
+from appliance.normalise.times import read_time
+from appliance.schema import Decoded, Entity, Fields, LogSource, View
+
+
+def name_service(service: str) -> LogSource:
+    """The log source of a Linux service."""
+    return LogSource(product="linux", service=service)
+
+
+SYSLOG: Final = name_service("syslog")
+AUTH: Final = name_service("auth")
+#: Program -> the Sigma service that is its own.
+_OWN_SERVICES: Final[dict[str, str]] = {
+    "sshd": "sshd", "sshd-session": "sshd", "sshd-auth": "sshd",
+    "sudo": "sudo",
+    "cron": "cron", "crond": "cron", "anacron": "cron", "crontab": "cron",
+    "vsftpd": "vsftpd",
+    "clamd": "clamav", "clamav": "clamav", "clamscan": "clamav", "freshclam": "clamav",
+    "guacd": "guacamole", "guacamole": "guacamole",
+    "apache2": "apache", "httpd": "apache", "apache": "apache",
+    "nginx": "nginx",
+}  # fmt: skip
+#: Programs that log to authpriv by themselves.
+_AUTH_PROGRAMS: Final = frozenset(
+    {"sshd", "sshd-session", "sshd-auth", "sudo", "su", "login", "systemd-logind", "passwd"}
+    | {"chpasswd", "gpasswd", "chage", "chfn", "chsh", "useradd", "userdel", "usermod", "groupadd"}
+    | {"groupdel", "groupmod", "newusers", "polkitd", "pkexec", "gdm-password", "lightdm", "sssd"}
+    | {"unix_chkpwd", "rlogind", "rshd", "doas"}
+)
+_AUTH_FACILITIES: Final = frozenset({"auth", "authpriv"})
+
+#: Every log source that this normaliser can produce.
+SOURCES: Final = (
+    AUTH,
+    SYSLOG,
+    *(name_service(service) for service in dict.fromkeys(_OWN_SERVICES.values())),
+)
+
+_ADDRESS: Final = r"(?P<src_ip>[0-9A-Za-z_:.%-]{1,255})"
+_NEEDED_PORT: Final = r" port (?P<src_port>\d{1,5})"
+_PORT: Final = rf"(?:{_NEEDED_PORT})?"
+_END: Final = r"(?: \[preauth\])?\s*$"
+_INVALID: Final = r"(?P<invalid>(?:invalid|illegal) user )?"
+
+#: sshd's messages: result, and the form. `.*` before the address is greedy on purpose.
+_SSHD: Final = tuple(
+    (start, result, re.compile(form, re.DOTALL))
+    for start, result, form in (
+        (
+            "Accepted ",
+            "success",
+            rf"Accepted (?P<auth_method>\S+) for (?P<user>.*) from {_ADDRESS}{_PORT}"
+            rf"(?: ssh\d?)?(?:: [A-Z0-9-]+ \S+)?{_END}",
+        ),
+        (
+            "Failed ",
+            "failure",
+            rf"Failed (?P<auth_method>\S+) for {_INVALID}(?P<user>.*) from {_ADDRESS}{_PORT}"
+            rf"(?: ssh\d?)?(?:: [A-Z0-9-]+ \S+)?{_END}",
+        ),
+        (
+            "Postponed ",
+            "",
+            rf"Postponed (?P<auth_method>\S+) for {_INVALID}(?P<user>.*) from {_ADDRESS}{_PORT}"
+            rf"(?: ssh\d?)?{_END}",
+        ),
+        (
+            "Invalid user",
+            "failure",
+            rf"(?P<invalid>Invalid user) (?P<user>.*) from {_ADDRESS}{_PORT}{_END}",
+        ),
+        (
+            "Illegal user",
+            "failure",
+            rf"(?P<invalid>Illegal user) (?P<user>.*) from {_ADDRESS}{_PORT}{_END}",
+        ),
+        (
+            "maximum",
+            "failure",
+            rf"maximum authentication attempts exceeded for {_INVALID}(?P<user>.*) from"
+            rf" {_ADDRESS}{_PORT}(?: ssh\d?)?{_END}",
+        ),
+        (
+            "PAM:",
+            "failure",
+            rf"PAM: [\w ]{{1,64}} for {_INVALID}(?P<user>.*) from {_ADDRESS}"
+            rf"(?: via [0-9A-Za-z_:.%-]{{1,255}})?{_END}",
+        ),
+        (
+            "User ",
+            "failure",
+            rf"User (?P<user>.*) from {_ADDRESS} not allowed because .{{1,80}}$",
+        ),
+        (
+            "Disconnected from ",
+            "",
+            rf"Disconnected from (?:(?P<invalid>invalid user )|authenticating user |user )"
+            rf"(?P<user>.*) {_ADDRESS}{_NEEDED_PORT}{_END}",
+        ),
+        ("Disconnected from ", "", rf"Disconnected from {_ADDRESS}{_PORT}{_END}"),
+        (
+            "Connection ",
+            "",
+            r"Connection (?:closed|reset) by"
+            r" (?:(?P<invalid>invalid user )|authenticating user |user )"
+            rf"(?P<user>.*) {_ADDRESS}{_NEEDED_PORT}{_END}",
+        ),
+        ("Connection ", "", rf"Connection (?:closed|reset) by {_ADDRESS}{_PORT}{_END}"),
+        ("Connection from ", "", rf"Connection from {_ADDRESS}{_PORT}(?: on .{{1,80}})?$"),
+        (
+            "Received disconnect",
+            "",
+            r"Received disconnect from (?P<src_ip>[^\s:]+|[0-9a-fA-F:.]+)"
+            r"(?: port (?P<src_port>\d{1,5}))?: ?\d+:.*$",
+        ),
+        (
+            "Did not receive",
+            "failure",
+            rf"Did not receive identification string from {_ADDRESS}{_PORT}{_END}",
+        ),
+        (
+            "Bad protocol",
+            "failure",
+            rf"Bad protocol version identification '.*' from {_ADDRESS}{_PORT}{_END}",
+        ),
+        ("ROOT LOGIN", "failure", rf"ROOT LOGIN REFUSED FROM {_ADDRESS}{_PORT}{_END}"),
+        ("Timeout", "", rf"Timeout before authentication for {_ADDRESS}{_NEEDED_PORT}{_END}"),
+        ("Unable to", "failure", rf"Unable to negotiate with {_ADDRESS}{_NEEDED_PORT}: "),
+        ("banner exchange", "", rf"banner exchange: Connection from {_ADDRESS}{_NEEDED_PORT}: "),
+        (
+            "reverse mapping",
+            "",
+            r"reverse mapping checking getaddrinfo for .* \[(?P<src_ip>[0-9a-fA-F:.]+)\] failed"
+            r"(?: - POSSIBLE BREAK-IN ATTEMPT!)?\.?$",
+        ),
+    )
+)  # fmt: skip
+
+#: Solaris' message id, and the level that sshd puts before its own text.
+_SSHD_PREFIX: Final = re.compile(r"(?:\[ID \d{1,9} \w+\.\w+\] )?(?:error: |fatal: )?")
+
+_SUDO: Final = re.compile(
+    r"\s*(?P<user>\S+) : (?:(?P<reason>(?!TTY=|PWD=|USER=)[^;]{1,200}?) ; )?"
+    r"(?:TTY=(?P<tty>\S*) ; )?(?:PWD=(?P<pwd>.*?) ; )?USER=(?P<target_user>\S*) ; "
+    r"(?:GROUP=(?P<target_group>\S*) ; )?"
+    r"(?:TSID=\S* ; )?(?:ENV=.*? ; )?COMMAND=(?P<command>.*)$",
+    re.DOTALL,
+)
+#: What sudo itself calls its parts, which is what Sigma's rules for it name.
+_SUDO_NAMES: Final = (
+    ("target_user", "USER"),
+    ("tty", "TTY"),
+    ("pwd", "PWD"),
+    ("command", "COMMAND"),
+)
+_SU: Final = tuple(
+    (result, re.compile(form))
+    for result, form in (
+        ("success", r"\(to (?P<target_user>\S+)\) (?P<user>\S+) on (?P<tty>\S+)$"),
+        (
+            "failure",
+            r"(?:FAILED|BAD) SU \(to (?P<target_user>\S+)\) (?P<user>\S+) on (?P<tty>\S+)$",
+        ),
+        ("failure", r"BAD SU (?P<user>\S+) to (?P<target_user>\S+) on (?P<tty>\S+)$"),
+        ("success", r"Successful su for (?P<target_user>\S+) by (?P<user>\S+)$"),
+        ("failure", r"FAILED su for (?P<target_user>\S+) by (?P<user>\S+)$"),
+        ("failure", r"failed: (?P<tty>\S+) changing from (?P<user>\S+) to (?P<target_user>\S+)$"),
+        ("success", r"(?P<user>\S+) to (?P<target_user>\S+) on (?P<tty>\S+)$"),
+        ("success", r"\+ (?P<tty>\S+) (?P<user>[^\s:]+)[:-](?P<target_user>\S+)$"),
+        ("failure", r"- (?P<tty>\S+) (?P<user>[^\s:]+)[:-](?P<target_user>\S+)$"),
+    )
+)  # fmt: skip
+_CRON: Final = re.compile(r"\((?P<user>[^()\s]{1,64})\) CMD \((?P<command>.*)\)\s*$", re.DOTALL)
+_ACCOUNT: Final = re.compile(
+    r"(?:new|delete) (?:user|account):? (?:name=|')(?P<user>[^,'\s]{1,64})"
+)
+#: pam_unix: what comes before rhost is sshd's or the terminal's, the user name comes last.
+_PAM_FAILURE: Final = re.compile(
+    r"(?:\(?pam_\w+\)?(?:\([^()]{1,64}\))?:? )?authentication failure; logname=\S* uid=\d+"
+    r" euid=\d+ tty=(?P<tty>\S*) ruser=(?P<ruser>\S*) rhost=(?P<src_ip>\S*)"
+    r"(?:\s+user=(?P<user>.*))?\s*$"
+)
+_PAM_SESSION: Final = re.compile(
+    r"(?:pam_\w+\([^()]{1,64}\): )?session (?:opened|closed) for user (?P<user>[^\s(]{1,64})"
+    r"(?:\(uid=\d+\))?(?: by (?P<by_user>[^\s(]{0,64})(?:\(uid=\d+\))?)?\s*$"
+)
+_REPEATED: Final = re.compile(r"message repeated \d+ times: \[ (.*)\]$", re.DOTALL)
+#: Longest message that is searched for users and addresses, in characters.
+_MAX_PARSED: Final = 4096
+
+
+def read_linux(decoded: Decoded, context: Context) -> Reading | None:
+    """Read a syslog record of a Linux program; None for other formats, for Cisco's `%FAC-SEV-`
+    messages, and for records that name no program."""
+    if not decoded.format.startswith("syslog"):
+        return None
+    record = decoded.fields
+    message = record.get("message", "")
+    appname = record.get("appname", "")
+    if appname[:1] == "%" or message.lstrip()[:1] == "%":
+        return None
+    if not appname and "last message repeated" not in message:
+        return None
+    program = _name_program(appname)
+    fields = _copy_fields(record, appname)
+    _put_parts(fields, program, message)
+    host = name_host(record.get("hostname", ""))
+    return Reading(
+        views=tuple([View(source, fields) for source in _list_sources(program, record, message)]),
+        entities=_collect(fields, host),
+        host=host,
+        time=read_time(record.get("timestamp"), context),
+    )
+
+
+def _name_program(appname: str) -> str:
+    """`/usr/sbin/cron` and `CRON` are cron, `postfix/smtpd` is postfix."""
+    path = appname.lower()
+    return path.rpartition("/")[2] if path[:1] == "/" else path.partition("/")[0]
+
+
+def _copy_fields(record: dict[str, Any], appname: str) -> Fields:
+    fields = flatten({name: value for name, value in record.items() if name != "json"})
+    if appname:
+        fields["program"] = fields.pop("appname")
+    if "procid" in fields:
+        fields["pid"] = fields.pop("procid")
+    body = record.get("json")
+    if isinstance(body, dict):
+        for name, value in flatten(body).items():
+            fields.setdefault(name, value)
+    return fields
+
+
+def _list_sources(program: str, record: dict[str, Any], message: str) -> list[LogSource]:
+    sources = []
+    if service := _OWN_SERVICES.get(program):
+        sources.append(name_service(service))
+    if (
+        program in _AUTH_PROGRAMS
+        or record.get("facility") in _AUTH_FACILITIES
+        or record.get("module", "").startswith("pam_")
+        or message.startswith(("pam_", "(pam_"))
+    ):
+        sources.append(AUTH)
+        if program in _AUTH_PROGRAMS:
+            return sources
+    sources.append(SYSLOG)
+    return sources
+
+
+def _put_parts(fields: Fields, program: str, message: str) -> None:
+    """Add what the message says of user, address, command and result."""
+    if len(message) > _MAX_PARSED:
+        return
+    if repeated := _REPEATED.match(message):
+        message = repeated[1].rstrip()
+    if program.startswith("sshd") and _put_sshd(fields, message):
+        return
+    if program == "sudo" and (match := _SUDO.match(message)):
+        _put_sudo(fields, match)
+    elif program == "su" and _put_su(fields, message):
+        return
+    elif program in ("cron", "crond", "anacron") and (match := _CRON.match(message)):
+        _put_match(fields, match)
+    elif match := _PAM_FAILURE.match(message):
+        _put_match(fields, match)
+        fields["result"] = "failure"
+    elif (match := _PAM_SESSION.match(message)) or (
+        program in ("useradd", "userdel") and (match := _ACCOUNT.match(message))
+    ):
+        _put_match(fields, match)
+
+
+def _put_match(fields: Fields, match: re.Match[str]) -> None:
+    for name, value in match.groupdict().items():
+        if value and name != "invalid":
+            fields.setdefault(name, value)
+
+
+def _put_sshd(fields: Fields, message: str) -> bool:
+    if prefix := _SSHD_PREFIX.match(message):
+        message = message[prefix.end() :]
+    for start, result, form in _SSHD:
+        if message.startswith(start) and (match := form.match(message)):
+            _put_match(fields, match)
+            if result:
+                fields["result"] = result
+            if match.groupdict().get("invalid"):
+                fields["invalid_user"] = True
+            return True
+    return False
+
+
+def _put_sudo(fields: Fields, match: re.Match[str]) -> None:
+    _put_match(fields, match)
+    for name, new in _SUDO_NAMES:
+        if match[name]:
+            fields[new] = match[name]
+    reason = match["reason"] or ""
+    denied = "incorrect password" in reason or "NOT" in reason or "not allowed" in reason
+    fields["result"] = "failure" if denied else "success"
+
+
+def _put_su(fields: Fields, message: str) -> bool:
+    for result, form in _SU:
+        if match := form.match(message):
+            _put_match(fields, match)
+            fields["result"] = result
+            return True
+    return False
+
+
+def _collect(fields: Fields, host: str) -> tuple[Entity, ...]:
+    found: dict[Entity | None, None] = {}
+    if host:
+        found[make_host(host)] = None
+    for name in ("user", "target_user"):
+        if isinstance(value := fields.get(name), str):
+            found[make_user(value)] = None
+    if isinstance(value := fields.get("src_ip"), str):
+        found[make_address(value)] = None
+    found.pop(None, None)
+    return tuple(entity for entity in found if entity is not None)

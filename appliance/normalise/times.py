@@ -1,0 +1,154 @@
+"""Third station of the line: the text of a time becomes seconds since the epoch.
+
+Order matters: an unambiguous form (ISO 8601 with a zone, an epoch number) before a local one, and
+the year that RFC 3164 leaves out is taken from when the record was received.
+"""
+
+import math
+import re
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any, Final
+
+from appliance.normalise.reading import Context
+
+#: 1990-01-01: no log that we read is older; a clock at 1970 or FILETIME 0 (1601) is no time.
+EARLIEST: Final = 631_152_000.0
+#: How far ahead of its receipt an event may claim to be, in seconds.
+MAX_AHEAD: Final = 86_400.0
+#: Seconds from 1601-01-01 (FILETIME, [MS-DTYP] section 2.3.3) to the epoch.
+_FILETIME_EPOCH: Final = 11_644_473_600
+#: TAI64 label of the epoch, with the 10 seconds that TAI was ahead then.
+_TAI64_EPOCH: Final = (1 << 62) + 10
+
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], 1
+    )
+}
+_CLOCK: Final = r"(?P<hour>\d\d?):(?P<minute>\d\d):(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?"
+_ZONE: Final = r"(?: ?(?P<zone>Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+_MONTH: Final = r"(?P<month>[A-Za-z]{3})"
+_FORMS: Final = tuple(
+    re.compile(form)
+    for form in (
+        rf"(?:(?P<before>\d{{4}}) )?{_MONTH} {{1,2}}(?P<day>\d\d?)(?: (?P<year>\d{{4}}))? {_CLOCK}",
+        rf"(?P<year>\d{{4}})[-/.]?(?P<month>\d\d)[-/.]?(?P<day>\d\d)[T ,-]{{1,2}}{_CLOCK}{_ZONE}",
+        rf"(?:[A-Z][a-z]{{2}},? )?{_MONTH} {{1,2}}(?P<day>\d\d?) {_CLOCK} (?P<year>\d{{4}})",
+        rf"(?P<day>\d\d?)[/-]{_MONTH}[/-](?P<year>\d{{4}})[: ]{_CLOCK}{_ZONE}",
+    )
+)
+_NUMBER: Final = re.compile(r"-?\d{1,20}(?:\.\d{1,12})?")
+
+
+def is_plausible(seconds: float, received: float) -> bool:
+    """True for a time from 1990 to a day after the record was received."""
+    return EARLIEST <= seconds <= received + MAX_AHEAD
+
+
+def read_time(value: Any, context: Context) -> float | None:
+    """Epoch seconds of a time as text or number; None when it is none or not plausible.
+
+    Numbers are seconds, milliseconds, microseconds, nanoseconds or FILETIME, told apart by size.
+    """
+    if isinstance(value, str):
+        seconds = _read_text(value, context)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = _read_number(value)
+    else:
+        return None
+    if seconds is None or not is_plausible(seconds, context.received):
+        return None
+    return seconds
+
+
+def _read_text(text: str, context: Context) -> float | None:
+    if len(text) > 64:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=context.zone)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        pass
+    if _NUMBER.fullmatch(text):
+        return _read_number(float(text))
+    if text[:1] == "@":
+        return _read_tai64n(text)
+    for form in _FORMS:
+        if match := form.match(text):
+            return _resolve(match.groupdict(), context)
+    return None
+
+
+def _read_number(value: float) -> float | None:
+    if not math.isfinite(value) or value < EARLIEST:
+        return None
+    # Seconds stay below 1e11 until the year 5138; each finer unit is a thousand times as much.
+    for limit, unit in ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6)):
+        if value < limit:
+            return value / unit
+    if value < 1e18:
+        return value / 1e7 - _FILETIME_EPOCH
+    return value / 1e9
+
+
+def _read_tai64n(text: str) -> float | None:
+    try:
+        return int(text[1:17], 16) - _TAI64_EPOCH + int(text[17:25], 16) / 1e9
+    except ValueError:
+        return None
+
+
+def _resolve(parts: dict[str, str | None], context: Context) -> float | None:
+    month_text = parts.get("month") or ""
+    month = int(month_text) if month_text.isdecimal() else _MONTHS.get(month_text.lower(), 0)
+    year = parts.get("year") or parts.get("before")
+    zone = _read_zone(parts.get("zone")) or context.zone
+    clock = (
+        month,
+        int(parts["day"] or 0),
+        int(parts["hour"] or 0),
+        int(parts["minute"] or 0),
+        int(parts["second"] or 0),
+        int((parts.get("fraction") or "0").ljust(6, "0")[:6]),
+    )
+    if year is not None:
+        return _make_time(int(year), clock, zone)
+    return _guess_year(clock, zone, context.received)
+
+
+def _guess_year(clock: tuple[int, ...], zone: tzinfo, received: float) -> float | None:
+    """The latest year that puts the time no more than a day after `received`. Nine years back
+    always hold a 29 February, but for a century that is no leap year."""
+    try:
+        latest = datetime.fromtimestamp(received + MAX_AHEAD, zone).year
+    except (ValueError, OverflowError, OSError):
+        return None
+    for year in range(latest, latest - 9, -1):
+        seconds = _make_time(year, clock, zone)
+        if seconds is not None and seconds <= received + MAX_AHEAD:
+            return seconds
+    return None
+
+
+def _make_time(year: int, clock: tuple[int, ...], zone: tzinfo) -> float | None:
+    month, day, hour, minute, second, micro = clock
+    try:
+        # A leap second is written as :60.
+        moment = datetime(year, month, day, hour, minute, min(second, 59), micro, tzinfo=zone)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_zone(text: str | None) -> tzinfo | None:
+    if text is None:
+        return None
+    if text in ("Z", "UTC", "GMT"):
+        return UTC
+    offset = timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
+    if offset >= timedelta(hours=24):
+        return None
+    return timezone(-offset if text[0] == "-" else offset)

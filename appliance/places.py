@@ -1,0 +1,56 @@
+"""Where things lie when the configuration does not say: one documented order for all commands.
+
+Configuration  /etc/appliance/appliance.yaml
+Rules          the default set: inside the installed package, or `rules/` of a checkout
+Models, base   the folder named by APPLIANCE_DATA, then /var/lib/appliance, then share/appliance of
+               the Python installation (a virtual environment's own); the first that has them
+"""
+
+import os
+import sys
+from pathlib import Path
+
+CONFIG = Path("/etc/appliance/appliance.yaml")
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def default_rules() -> Path:
+    """The rules that come with the appliance."""
+    packed = _PACKAGE / "defaults" / "rules"
+    return packed if packed.is_dir() else _PACKAGE.parent / "rules"
+
+
+def shipped_manifest() -> Path:
+    """The manifest of what models may be built from."""
+    packed = _PACKAGE / "defaults" / "models" / "manifest.json"
+    return packed if packed.is_file() else _PACKAGE.parent / "models" / "manifest.json"
+
+
+def data_folders() -> list[Path]:
+    """Folders that may hold `models/` and `knowledge/`, the first to be asked first."""
+    named = os.environ.get("APPLIANCE_DATA")
+    folders = [Path(named)] if named else []
+    return [*folders, Path("/var/lib/appliance"), Path(sys.prefix) / "share" / "appliance"]
+
+
+def build_folder() -> Path:
+    """Where `model build` and `kb build` put what they build, when not told."""
+    return Path(os.environ.get("APPLIANCE_DATA") or Path(sys.prefix) / "share" / "appliance")
+
+
+def find_models(configured: str = "") -> Path | None:
+    """The folder that holds `encoder/encoder.gguf`, or None."""
+    return _find(configured, "models", "encoder/manifest.json")
+
+
+def find_knowledge(configured: str = "") -> Path | None:
+    """The folder of the knowledge base, or None."""
+    return _find(configured, "knowledge", "manifest.json")
+
+
+def _find(configured: str, name: str, proof: str) -> Path | None:
+    if configured:
+        return Path(configured)
+    found = (folder / name for folder in data_folders() if (folder / name / proof).is_file())
+    return next(found, None)

@@ -1,0 +1,250 @@
+"""`appliance scan`: the same line over files, once.
+
+A private temporary store, no sinks, no cursor kept; it waits for the experts' verdicts, so the same
+files, rules and models always give the same findings. Files are read one after another, each front
+to back; a record's time of receipt is its file's last change.
+"""
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from appliance.assembly import (
+    Experts,
+    build_detectors,
+    build_judge,
+    index_rules,
+    load_rule_set,
+    open_experts,
+)
+from appliance.config import Config
+from appliance.correlate.incidents import Correlator
+from appliance.daemon import apply_answers, correlation_limits
+from appliance.detect.sigma.load import RuleSet
+from appliance.errors import SourceError
+from appliance.judge.bench import Bench
+from appliance.pipeline import Line, process
+from appliance.schema import LEVELS, Cursor, RawRecord, Rejected, SourceBatch
+from appliance.sources.streams import StreamLimits, StreamName, open_stream
+from appliance.store import Store, StoreLimits
+
+SOURCE = "scan"
+VERDICT_SECONDS = 600.0
+
+#: Told the file being read, how many are done, how many there are, and the records so far.
+OnProgress = Callable[[str, int, int, int], None]
+
+
+class Scan(msgspec.Struct):
+    """What a scan came to. `stats` is the object that `--stats` writes; the findings are in
+    `store`, which `close` deletes."""
+
+    store: Store
+    rules: RuleSet
+    stats: dict[str, Any]
+    notices: list[str]
+    folder: Path
+
+    def close(self) -> None:
+        """Delete the private store."""
+        self.store.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def list_files(paths: Sequence[str], spool: Path) -> list[tuple[str, Path]]:
+    """(logical name, file) of every regular file under the paths, in sorted order.
+
+    "-" is standard input, copied into `spool` first. Raises SourceError for a path that is not
+    there, and when there is no file at all.
+    """
+    found: list[tuple[str, Path]] = []
+    for text in paths:
+        path = Path(text)
+        if text == "-":
+            copy = spool / "standard-input"
+            _copy_input(sys.stdin.buffer, copy)
+            found.append(("-", copy))
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
+            found.extend((str(p.relative_to(path)), p) for p in inside)
+        elif path.is_file():
+            found.append((path.name, path))
+        elif path.exists():
+            raise SourceError(f"{text}: neither a file nor a folder")
+        else:
+            raise SourceError(f"{text}: no such file or folder")
+    if not found:
+        raise SourceError(f"no file to read under {', '.join(paths)}")
+    return found
+
+
+def run_scan(paths: Sequence[str], config: Config, *, on_progress: OnProgress) -> Scan:
+    """Put every record of the files through the line.
+
+    Raises RuleError when no rule loads, SourceError when nothing can be read.
+    """
+    began = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(prefix="appliance-scan-"))
+    try:
+        return _scan(paths, config, folder, on_progress, began)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _scan(
+    paths: Sequence[str], config: Config, folder: Path, on_progress: OnProgress, began: float
+) -> Scan:
+    files = list_files(paths, folder)
+    rules = load_rule_set(config.rules)
+    experts = open_experts(config)
+    unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
+    store = Store(folder / "scan.db", limits=unbounded, durable=False)
+    if experts.encoder is not None:
+        experts.encoder.start()
+    detectors = build_detectors(rules)
+    judge = build_judge(experts, {}, config)
+    line = Line(
+        detectors=detectors,
+        rules=index_rules(detectors),
+        judge=judge,
+        correlator=Correlator(
+            correlation_limits(config), links={}, aliases={}, load=store.incident
+        ),
+        zones={SOURCE: ZoneInfo("UTC")},
+        known=store.known_findings,
+        sinks=False,
+    )
+    if isinstance(judge, Bench):
+        judge.start({})  # only rules that fire are judged
+    loaded = time.perf_counter()
+    try:
+        storing = _read_all(files, line, store, config, on_progress)
+        waiting = time.perf_counter()
+        notices = _await_verdicts(judge, experts, store)
+        line.seconds["judge"] += time.perf_counter() - waiting
+    finally:
+        if isinstance(judge, Bench):
+            judge.close()
+        experts.close()
+    if experts.why_not:
+        notices.append(experts.why_not)
+    stats = _sum_up(files, rules, line, store)
+    total = time.perf_counter() - began
+    stats["seconds"] = {"load": loaded - began, **line.seconds, "store": storing, "total": total}
+    stats["events_per_second"] = stats["events"] / total
+    stats["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if stats["events"] == 0:
+        reasons = sorted({row[2] for row in store.rejected_reasons()}) or ["the files are empty"]
+        store.close()
+        raise SourceError("no record could be read: " + "; ".join(reasons[:5]))
+    return Scan(store, rules, stats, notices, folder)
+
+
+def _read_all(
+    files: Sequence[tuple[str, Path]],
+    line: Line,
+    store: Store,
+    config: Config,
+    on_progress: OnProgress,
+) -> float:
+    """Every file through the line; gives the seconds spent in the store."""
+    storing = 0.0
+    records = 0
+    for done, (logical, path) in enumerate(files):
+        on_progress(logical, done, len(files), records)
+        for batch in _read_file(logical, path, done, config):
+            out = process([batch], line)
+            records += len(batch.records)
+            began = time.perf_counter()
+            store.write_batch(out)
+            line.correlator.commit()
+            storing += time.perf_counter() - began
+            on_progress(logical, done, len(files), records)
+    on_progress("", len(files), len(files), records)
+    return storing
+
+
+def _read_file(logical: str, path: Path, number: int, config: Config) -> Iterator[SourceBatch]:
+    limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
+    name = StreamName(SOURCE, logical, logical, str(path))
+    try:
+        received = min(path.stat().st_mtime, time.time())
+        stream = open_stream(name, limits)
+    except (OSError, SourceError) as error:
+        cursor = Cursor(SOURCE, logical, 0, 0)
+        record = RawRecord(b"", SOURCE, str(path), logical, cursor, time.time())
+        yield SourceBatch([], [Rejected(record, "source", f"file {number + 1}: {error}")], [])
+        return
+    try:
+        while not stream.ended:
+            got = stream.read(config.limits.batch_records, received, final=True)
+            if got.records or got.rejected:
+                yield SourceBatch(got.records, got.rejected, [])
+    finally:
+        stream.close()
+
+
+def _await_verdicts(judge: object, experts: Experts, store: Store) -> list[str]:
+    """Wait for the experts; what they could not answer stays `insufficient_data`, and is said."""
+    if not isinstance(judge, Bench):
+        return []
+    until = time.monotonic() + VERDICT_SECONDS
+    tries = 0
+    while not judge.wait_idle(max(0.0, until - time.monotonic())):
+        break
+    while judge.down_reason and tries < 20 and time.monotonic() < until:
+        tries += 1
+        time.sleep(0.5)
+        judge.wait_idle(max(0.0, until - time.monotonic()))
+    apply_answers(judge, experts, store, sinks=False)
+    left = store.pending_rules()
+    if left:
+        why = judge.down_reason or "it took too long"
+        return [f"findings of {len(left)} rules have no verdict: {why}"]
+    return []
+
+
+def _sum_up(
+    files: Sequence[tuple[str, Path]], rules: RuleSet, line: Line, store: Store
+) -> dict[str, Any]:
+    counts = store.counts()
+    source = counts.get(f"source:{SOURCE}", {})
+    evaluated = line.detectors["sigma"].counts()  # type: ignore[attr-defined]
+    by_level = {level: int(counts.get(f"level:{level}", {}).get("findings", 0)) for level in LEVELS}
+    return {
+        "events": int(source.get("decoded", 0)),
+        "rejected": int(source.get("rejected", 0)),
+        "unmapped": int(source.get("unmapped", 0)),
+        "repaired": int(source.get("repaired", 0)),
+        "files": len(files),
+        "bytes": sum(path.stat().st_size for _, path in files),
+        "rules": {
+            "loaded": len(rules.rules),
+            "refused": len(rules.refused),
+            "evaluated": sum(1 for row in evaluated.values() if row["evaluated"]),
+        },
+        "findings": {
+            "total": sum(by_level.values()),
+            "by_level": by_level,
+            "by_detector": {
+                scope.partition(":")[2]: int(values["fired"])
+                for scope, values in counts.items()
+                if scope.startswith("detector:")
+            },
+        },
+        "incidents": len(store.incidents()),
+    }
+
+
+def _copy_input(source: BinaryIO, target: Path) -> None:
+    with target.open("wb") as out:
+        shutil.copyfileobj(source, out)

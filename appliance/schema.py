@@ -1,0 +1,302 @@
+"""The types that travel along the line, in the order in which they appear on it.
+
+source -> RawRecord -> (decode) dict -> (normalise) Event -> (detect) Detection
+-> (judge) Verdict, Finding -> (correlate) Incident -> store, emit. What cannot go on: Rejected.
+
+All are frozen. Field names follow Sigma (views), ATT&CK (techniques, tactics) and OCSF (finding,
+incident, verdict words). Times are seconds since the Unix epoch, UTC, as float.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+Level = Literal["informational", "low", "medium", "high", "critical"]
+LEVELS: Final[tuple[Level, ...]] = ("informational", "low", "medium", "high", "critical")
+
+EntityKind = Literal[
+    "host", "user", "process", "file", "hash", "address", "domain", "service", "session"
+]
+VerdictLabel = Literal["true_positive", "suspicious", "benign", "insufficient_data"]
+Stage = Literal["source", "decode", "normalise", "detect"]
+
+#: Fields of one view, under Sigma taxonomy names. Values: str, int, float, bool, None or list.
+Fields = dict[str, Any]
+
+#: Told the name of each step around commit and send; tests stop the process there.
+OnStep = Callable[[str], None]
+
+
+def ignore_step(step: str) -> None:
+    """Do nothing: the OnStep of every run outside the tests."""
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """Where a record lies in its source, and the state needed to go on behind it.
+
+    `key` names the stream inside the source (one file of a glob), `position` is the byte offset
+    (line formats) or record number (EVTX) of the record's first byte, `next` that of the record
+    after it.
+    """
+
+    source: str
+    key: str
+    position: int
+    next: int
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far one stream of a source has been read; the source alone understands `state`. The
+    store keeps it in the transaction that stores what the stream's records led to."""
+
+    source: str
+    key: str
+    state: bytes
+
+
+class RawRecord(msgspec.Struct, frozen=True):
+    """One whole record as the source framed it, before anything was understood.
+
+    `format` is the configured format name or "auto"; `logical` is the name of the stream that
+    enters the record's id (stable over renames and restarts), `path` what an operator can open.
+    `truncated` is the full length in bytes when `data` was cut at the record cap, else 0.
+    """
+
+    data: bytes
+    source: str
+    path: str
+    logical: str
+    cursor: Cursor
+    received: float
+    format: str = "auto"
+    truncated: int = 0
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A record's bytes, read. `fields` is the record's own structure under its own names, before
+    any normaliser; `repaired` is True when bytes that are no UTF-8 had to be escaped to read it."""
+
+    format: str
+    fields: dict[str, Any]
+    repaired: bool = False
+
+
+class LogSource(msgspec.Struct, frozen=True):
+    """Sigma specification, section Log Source: any part may be absent."""
+
+    product: str | None = None
+    category: str | None = None
+    service: str | None = None
+
+
+class View(msgspec.Struct, frozen=True):
+    """One reading of an event in the Sigma taxonomy."""
+
+    logsource: LogSource
+    fields: Fields
+
+
+class Entity(msgspec.Struct, frozen=True):
+    """A typed, product-neutral thing that events share. `value` is normalised (lower case where
+    the thing is case-insensitive); processes and sessions are scoped by host in the value."""
+
+    kind: EntityKind
+    value: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One decoded, normalised record. `views` is never empty: a record that no normaliser knows
+    has one view with an empty LogSource (`mapped` is False and the ledger counts it)."""
+
+    id: str
+    time: float
+    received: float
+    host: str
+    views: tuple[View, ...]
+    entities: tuple[Entity, ...]
+    record: RawRecord
+    format: str
+    mapped: bool = True
+    time_known: bool = True
+
+
+class RuleInfo(msgspec.Struct, frozen=True):
+    """What everybody but the matcher needs to know of a loaded rule. `hash` is the digest of the
+    rule's own document, so that what was computed for a rule can be cached; `techniques` are
+    ATT&CK ids as tagged ("T1059.001"), `tactics` ATT&CK short names ("defense-evasion")."""
+
+    id: str
+    title: str
+    description: str
+    level: Level
+    techniques: tuple[str, ...]
+    tactics: tuple[str, ...]
+    logsource: LogSource
+    path: str
+    line: int
+    hash: str
+
+
+class Match(msgspec.Struct, frozen=True):
+    """One piece of evidence: this field held this value and met this pattern of the rule.
+    `field` is None for a keyword."""
+
+    field: str | None
+    value: str
+    pattern: str
+
+
+class Detection(msgspec.Struct, frozen=True):
+    """What one detector says of one event. `score` in 0..1; rules score 1.0."""
+
+    detector: str
+    rule_id: str
+    title: str
+    level: Level
+    techniques: tuple[str, ...]
+    tactics: tuple[str, ...]
+    event: Event
+    logsource: LogSource
+    matched: tuple[Match, ...]
+    score: float = 1.0
+
+
+class Citation(msgspec.Struct, frozen=True):
+    """A knowledge entry that supports a sentence. `reason` says how it was found: 'tag' for a
+    link that the rule itself states (score 1.0), 'similarity' for nearest text (cosine)."""
+
+    id: str
+    title: str
+    score: float
+    reason: Literal["tag", "similarity"]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One expert's opinion of one finding. `confidence` in 0..1."""
+
+    expert: str
+    label: VerdictLabel
+    confidence: float
+    reason: str
+    citations: tuple[Citation, ...] = ()
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A detection with its deterministic id and the experts' verdicts."""
+
+    id: str
+    detection: Detection
+    verdicts: tuple[Verdict, ...]
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """Findings that belong together. `id` is derived from the finding that opened it, `number`
+    counts incidents in the order of their opening, `count` counts the findings, of which
+    `findings` holds the ids of the first few. `aliases` are ids of incidents merged into this."""
+
+    id: str
+    number: int
+    status: Literal["open", "closed"]
+    level: Level
+    title: str
+    entities: tuple[Entity, ...]
+    findings: tuple[str, ...]
+    count: int
+    tactics: tuple[str, ...]
+    first_seen: float
+    last_seen: float
+    aliases: tuple[str, ...] = ()
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One correlation key: the incident in which an entity was last seen, and when (first and last
+    event time, seconds)."""
+
+    incident: str
+    first: float
+    last: float
+
+
+class CorrelationChange(msgspec.Struct):
+    """What joining a batch of findings changed: stored in the batch's transaction, or thrown away
+    with it. `links` maps an entity key to its link, or to None when it was evicted; `merged` maps
+    an incident's id to the one it went into; `notable` are ids worth telling a sink about."""
+
+    incidents: dict[str, Incident]
+    links: dict[str, Link | None]
+    merged: dict[str, str]
+    joined: dict[str, str]
+    notable: set[str]
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A record that could not go on, with its bytes and the reason. `data` is what the record
+    cap left of it, `length` the full length."""
+
+    record: RawRecord
+    stage: Stage
+    reason: str
+
+    @property
+    def length(self) -> int:
+        """Full length of the record in bytes, before any cut."""
+        return self.record.truncated or len(self.record.data)
+
+
+MessageKind = Literal["finding", "update", "incident"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One row of the outbox. `seq` grows by one a message; `id` is the finding's or incident's id;
+    `body` is what a JSON reader gets (for a finding: the object of `scan --out`)."""
+
+    seq: int
+    kind: MessageKind
+    id: str
+    time: float
+    body: dict[str, Any]
+
+
+class SinkPosition(msgspec.Struct, frozen=True):
+    """How far a sink has come. `seq`: last outbox row delivered. For files also the committed
+    `length` in bytes and the file's `identity` ("device:inode"), to truncate to on recovery."""
+
+    seq: int = 0
+    length: int = 0
+    identity: str = ""
+
+
+class SourceBatch(msgspec.Struct, frozen=True):
+    """What one look at a source gave: records in the order of each stream, what could not be
+    framed, and how far each stream that moved has now been read."""
+
+    records: list[RawRecord]
+    rejected: list[Rejected]
+    checkpoints: list[Checkpoint]
+
+
+def digest(*parts: str | bytes) -> str:
+    """32 hex digits of BLAKE2b over the parts, each length-prefixed: no two lists collide."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        state.update(len(raw).to_bytes(8, "big"))
+        state.update(raw)
+    return state.hexdigest()
+
+
+def event_id(record: RawRecord) -> str:
+    """The same record at the same place of the same source always has the same id."""
+    return digest(record.source, record.logical, str(record.cursor.position), record.data)
+
+
+def finding_id(detector: str, rule_id: str, event: str) -> str:
+    """Deterministic finding id: one detector's rule fires once an event."""
+    return digest("finding", detector, rule_id, event)
+
+
+def highest_level(levels: Sequence[Level]) -> Level:
+    """The most severe of the levels; "informational" for none."""
+    return max(levels, key=LEVELS.index, default="informational")

@@ -1,0 +1,81 @@
+"""What `status` says: from the running daemon when there is one, from the store when there is not.
+
+"No alert" and "no data" must never look the same: every source is listed with what it gave, also
+when that is nothing.
+"""
+
+from typing import Any
+
+from appliance.config import Config
+from appliance.errors import StoreError
+from appliance.store import Store
+
+SOURCE_COUNTS = ("seen", "decoded", "rejected", "unmapped", "repaired", "evaluated", "findings")
+
+
+def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str, Any]:
+    """One JSON object: the store's counts, and what only the running daemon knows (`live`)."""
+    counts = store.counts()
+    sizes = store.sizes()
+    limits = config.limits
+    caps = {
+        "findings": limits.findings_rows,
+        "incidents": limits.incidents_rows,
+        "rejected": limits.rejected_rows,
+        "outbox": limits.outbox_rows,
+    }
+    over = counts.get("store", {})
+    tables = {
+        name: {
+            "depth": sizes[name],
+            "cap": cap,
+            "dropped": int(over.get(f"{name}_over_cap", 0)),
+        }
+        for name, cap in caps.items()
+    }
+    facts = live.get("sinks", {})
+    return {
+        **live,
+        "state_dir": config.state_dir,
+        "store_bytes": sizes["bytes"],
+        "sources": [_source_row(s.name, counts, live) for s in config.sources],
+        "detectors": {
+            scope.partition(":")[2]: int(values.get("fired", 0))
+            for scope, values in sorted(counts.items())
+            if scope.startswith("detector:")
+        },
+        "levels": {
+            scope.partition(":")[2]: int(values.get("findings", 0))
+            for scope, values in counts.items()
+            if scope.startswith("level:")
+        },
+        "queues": {**live.get("queues", {}), **tables},
+        "sinks": [{**row, **facts.get(row["name"], {})} for row in store.sinks()],
+        "last_findings": store.finding_bodies(limit=5),
+    }
+
+
+def _source_row(
+    name: str, counts: dict[str, dict[str, float]], live: dict[str, Any]
+) -> dict[str, Any]:
+    values = counts.get(f"source:{name}", {})
+    row: dict[str, Any] = {"name": name}
+    row.update({key: int(values.get(key, 0)) for key in SOURCE_COUNTS})
+    row["last_event"] = values.get("last_event")
+    row["last_received"] = values.get("last_received")
+    row.update(live.get("sources", {}).get(name, {}))
+    return row
+
+
+def read_stopped_status(config: Config) -> dict[str, Any]:
+    """The status of an appliance that is not running, from its store.
+
+    Raises StoreError when there is no store either.
+    """
+    if not config.store_path.is_file():
+        raise StoreError(f"{config.store_path}: no store there: the appliance has never run")
+    store = Store(config.store_path, read_only=True)
+    try:
+        return build_status(store, config, {"running": False})
+    finally:
+        store.close()

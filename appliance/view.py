@@ -1,0 +1,98 @@
+"""How facts are shown to a person: tables and colour on a terminal, plain text when piped.
+
+Everything that comes from a log passes `clean` first, so that no text can move the cursor, colour
+the screen or pretend to be another line.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from appliance.emit.text import cap_text, show_hidden
+
+LEVEL_STYLES: Final = {
+    "critical": "bold white on red",
+    "high": "bold red",
+    "medium": "yellow",
+    "low": "cyan",
+    "informational": "dim",
+}
+_CELL = 400
+
+
+def clean(value: object, limit: int = _CELL) -> str:
+    """One line of visible characters, of at most `limit`; "-" for nothing."""
+    if value is None or value == "":
+        return "-"
+    return show_hidden(cap_text(str(value), limit))
+
+
+def show_time(seconds: float | None) -> str:
+    """Seconds since the epoch as UTC to the second; "never" for None."""
+    if seconds is None:
+        return "never"
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
+def show_iso(text: str | None) -> str:
+    """An ISO 8601 time of a body, to the second."""
+    return clean(text)[:19].replace("T", " ")
+
+
+class View:
+    """Standard output, as a terminal or as a pipe."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._console = Console(highlight=False, emoji=False, markup=False)
+        self.terminal = self._console.is_terminal
+
+    def json(self, value: Any) -> None:
+        """Print facts as one JSON document."""
+        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Print one line (already clean)."""
+        if self.terminal:
+            self._console.print(Text(text, style=style), soft_wrap=True)
+        else:
+            sys.stdout.write(text + "\n")
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = ""
+    ) -> None:
+        """Print rows. On a terminal the column "level" is coloured; a pipe gets one line a row
+        under a header, columns aligned, nothing folded."""
+        cells = [[clean(cell) for cell in row] for row in rows]
+        if not self.terminal:
+            if title:
+                self.line(f"# {title}")
+            lines = [list(columns), *cells]
+            widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+            for line in lines:
+                padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+                self.line("  ".join(padded).rstrip())
+            return
+        table = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+        for column in columns:
+            numeric = bool(rows) and all(
+                isinstance(row[columns.index(column)], (int, float)) for row in rows
+            )
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            table.add_row(
+                *(
+                    Text(cell, style=LEVEL_STYLES.get(cell, "") if name == "level" else "")
+                    for name, cell in zip(columns, row, strict=True)
+                )
+            )
+        self._console.print(table)
