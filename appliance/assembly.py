@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.config import Config
+from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.errors import ModelError, ModelUnavailable, RuleError
@@ -19,7 +20,7 @@ from appliance.knowledge.base import KnowledgeBase
 from appliance.normalise import feeds
 from appliance.places import default_rules, find_knowledge, find_models
 from appliance.schema import RuleInfo, Verdict
-from appliance.store import Store
+from appliance.store import Store, StoreLimits
 
 
 class Experts(msgspec.Struct):
@@ -117,3 +118,36 @@ def build_detectors(rules: RuleSet) -> dict[str, SigmaDetector]:
 def index_rules(detectors: Mapping[str, SigmaDetector]) -> dict[str, RuleInfo]:
     """What is known of every rule, by id."""
     return {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}
+
+
+def store_limits(config: Config) -> StoreLimits:
+    """The store's caps as configured."""
+    limits = config.limits
+    return StoreLimits(
+        findings=limits.findings_rows,
+        incidents=limits.incidents_rows,
+        rejected=limits.rejected_rows,
+        rejected_bytes=limits.rejected_bytes,
+        outbox=limits.outbox_rows,
+    )
+
+
+def correlation_limits(config: Config) -> CorrelationLimits:
+    """The correlator's window and caps as configured."""
+    return CorrelationLimits(
+        window=config.correlate.window_seconds,
+        span=config.correlate.max_span_seconds,
+        links=config.limits.correlation_keys,
+        findings=config.limits.incident_findings,
+    )
+
+
+def open_correlator(store: Store, config: Config) -> Correlator:
+    """The correlator where the store left it."""
+    return Correlator(
+        correlation_limits(config),
+        links=store.links(),
+        aliases=store.aliases(),
+        load=store.incident,
+        next_number=store.next_incident_number(),
+    )

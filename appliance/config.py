@@ -4,6 +4,7 @@ The dataclasses below are the whole configuration: a key that is not a field her
 ignored. Limits stand together with their defaults.
 """
 
+import os
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -268,6 +269,17 @@ def _check_source(source: FilesSource, key: str, problems: _Problems) -> None:
             problems.say(f"{key}.timezone", f"no such time zone: {source.timezone!r}")
 
 
+def _check_file(sink: FileSink, key: str, written: dict[str, str], problems: _Problems) -> None:
+    """Its folder must be there, and no other sink may write the file: each would take the other's
+    lines for its own cut-off ones."""
+    path = os.path.realpath(sink.path)
+    if not Path(path).parent.is_dir():
+        problems.say(key, f"no such folder: {Path(sink.path).parent}")
+    if path in written:
+        problems.say(key, f"{sink.path} is also written by sink {written[path]!r}")
+    written[path] = sink.name
+
+
 def _check_places(config: Config, problems: _Problems) -> None:
     """What must be there before the start: rules, zones, folders that sinks write to."""
     for i, rules in enumerate(config.rules):
@@ -280,13 +292,12 @@ def _check_places(config: Config, problems: _Problems) -> None:
     for i, source in enumerate(config.sources):
         if isinstance(source, FilesSource):
             _check_source(source, f"sources[{i}]", problems)
+    written: dict[str, str] = {}
     for i, sink in enumerate(config.sinks):
         if isinstance(sink, SyslogSink):
             _check_address(sink, f"sinks[{i}]", problems)
         elif isinstance(sink, FileSink) and isinstance(sink.path, str):
-            folder = Path(sink.path).parent
-            if not folder.is_dir():
-                problems.say(f"sinks[{i}].path", f"no such folder: {folder}")
+            _check_file(sink, f"sinks[{i}].path", written, problems)
 
 
 def parse_config(text: str, path: str) -> Config:

@@ -12,12 +12,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 from zoneinfo import ZoneInfo
-
-import msgspec
 
 from appliance import __version__
 from appliance.assembly import (
@@ -26,63 +24,29 @@ from appliance.assembly import (
     build_judge,
     index_rules,
     load_rule_set,
+    open_correlator,
     open_experts,
     read_known_verdicts,
+    store_limits,
 )
 from appliance.config import Config, FileSink, FilesSource, SyslogSink
 from appliance.control import ControlServer
-from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.delivery import Delivery
-from appliance.emit.render import render_verdicts
 from appliance.emit.sinks import Sink, SinkSettings, build_sink
 from appliance.errors import ApplianceError, StoreError
 from appliance.judge.bench import Bench
-from appliance.pipeline import Line, process
+from appliance.pipeline import Line, apply_answers, process
 from appliance.schema import OnStep, SourceBatch, ignore_step
 from appliance.sources.files import FilesSource as FilesReader
 from appliance.sources.streams import StreamLimits
 from appliance.status import build_status
-from appliance.store import Outgoing, Store, StoreLimits
+from appliance.store import Store
 
 log = logging.getLogger("appliance")
 
 IDLE_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
-UPDATE_FINDINGS = 500
-
-
-def store_limits(config: Config) -> StoreLimits:
-    """The store's caps as configured."""
-    limits = config.limits
-    return StoreLimits(
-        findings=limits.findings_rows,
-        incidents=limits.incidents_rows,
-        rejected=limits.rejected_rows,
-        rejected_bytes=limits.rejected_bytes,
-        outbox=limits.outbox_rows,
-    )
-
-
-def correlation_limits(config: Config) -> CorrelationLimits:
-    """The correlator's window and caps as configured."""
-    return CorrelationLimits(
-        window=config.correlate.window_seconds,
-        span=config.correlate.max_span_seconds,
-        links=config.limits.correlation_keys,
-        findings=config.limits.incident_findings,
-    )
-
-
-def open_correlator(store: Store, config: Config) -> Correlator:
-    """The correlator where the store left it."""
-    return Correlator(
-        correlation_limits(config),
-        links=store.links(),
-        aliases=store.aliases(),
-        load=store.incident,
-        next_number=store.next_incident_number(),
-    )
 
 
 def open_source(
@@ -309,31 +273,18 @@ class Daemon:
                 bench.ask(by_id[rule_id])
 
     def _apply_answers(self) -> None:
-        if isinstance(self.judge, Bench) and apply_answers(
-            self.judge, self.experts, self.store, sinks=bool(self.deliveries)
-        ):
+        if not isinstance(self.judge, Bench):
+            return
+        base = self.experts.base
+        updated = apply_answers(
+            self.judge.take_answers(),
+            base.hash if base else None,
+            self.store,
+            self._clock(),
+            sinks=bool(self.deliveries),
+        )
+        if updated:
             self._wake_deliveries()
-
-
-def apply_answers(bench: Bench, experts: Experts, store: Store, *, sinks: bool) -> int:
-    """Put the expert's answers into the findings that wait for them, and tell the sinks. Gives
-    how many findings that were."""
-    updated = 0
-    for answer in bench.take_answers():
-        if experts.base is not None:
-            body = msgspec.json.encode(answer.verdict)
-            store.put_verdict(answer.rule.hash, experts.base.hash, body)
-        fields = render_verdicts([answer.verdict])
-        while waiting := store.pending_findings(answer.rule.id, UPDATE_FINDINGS):
-            bodies = {str(row["id"]): {**row, **fields} for row in waiting}
-            store.update_findings(bodies, _updates(list(bodies.values())) if sinks else [])
-            updated += len(bodies)
-    return updated
-
-
-def _updates(bodies: Sequence[dict[str, Any]]) -> list[Outgoing]:
-    now = time.time()
-    return [Outgoing("update", str(b["id"]), now, {"kind": "update", **b}) for b in bodies]
 
 
 def run_daemon(config: Config, on_step: OnStep = ignore_step) -> None:

@@ -17,8 +17,9 @@ import msgspec
 
 from appliance.correlate.incidents import Correlator
 from appliance.decode import decode
-from appliance.emit.render import render_finding, render_incident
+from appliance.emit.render import render_finding, render_incident, render_verdicts
 from appliance.errors import DecodeError
+from appliance.judge.bench import Answer
 from appliance.normalise import normalise
 from appliance.schema import (
     LEVELS,
@@ -32,7 +33,10 @@ from appliance.schema import (
     Verdict,
     finding_id,
 )
-from appliance.store import Batch, FindingRow, Outgoing
+from appliance.store import Batch, FindingRow, Outgoing, Store
+
+#: Waiting findings updated in one transaction.
+UPDATE_FINDINGS = 500
 
 
 class Detector(Protocol):
@@ -127,6 +131,30 @@ def process(batches: Sequence[SourceBatch], line: Line) -> Batch:
         for found, pending in _find(events, line, tally):
             findings.setdefault(found.id, (found, pending))
     return _correlate(batches, findings, rejected, tally, line)
+
+
+def apply_answers(
+    answers: Sequence[Answer], base: str | None, store: Store, now: float, *, sinks: bool
+) -> int:
+    """The experts' later word: into the findings that wait for it, and to the sinks.
+
+    `base` is the hash of the knowledge base that the answers come from, `now` the time of the
+    updates (epoch seconds). Gives how many findings were updated.
+    """
+    updated = 0
+    for answer in answers:
+        if base is not None:
+            store.put_verdict(answer.rule.hash, base, msgspec.json.encode(answer.verdict))
+        fields = render_verdicts([answer.verdict])
+        while waiting := store.pending_findings(answer.rule.id, UPDATE_FINDINGS):
+            bodies = {str(row["id"]): {**row, **fields} for row in waiting}
+            updates = [
+                Outgoing("update", key, now, {"kind": "update", **body})
+                for key, body in bodies.items()
+            ]
+            store.update_findings(bodies, updates if sinks else [])
+            updated += len(bodies)
+    return updated
 
 
 def _read_events(

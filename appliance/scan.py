@@ -21,17 +21,17 @@ from appliance.assembly import (
     Experts,
     build_detectors,
     build_judge,
+    correlation_limits,
     index_rules,
     load_rule_set,
     open_experts,
 )
 from appliance.config import Config
 from appliance.correlate.incidents import Correlator
-from appliance.daemon import apply_answers, correlation_limits
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
 from appliance.judge.bench import Bench
-from appliance.pipeline import Line, process
+from appliance.pipeline import Line, apply_answers, process
 from appliance.schema import LEVELS, Cursor, RawRecord, Rejected, SourceBatch
 from appliance.sources.streams import StreamLimits, StreamName, open_stream
 from appliance.store import Store, StoreLimits
@@ -199,13 +199,13 @@ def _await_verdicts(judge: object, experts: Experts, store: Store) -> list[str]:
         return []
     until = time.monotonic() + VERDICT_SECONDS
     tries = 0
-    while not judge.wait_idle(max(0.0, until - time.monotonic())):
-        break
+    judge.wait_idle(VERDICT_SECONDS)
     while judge.down_reason and tries < 20 and time.monotonic() < until:
         tries += 1
         time.sleep(0.5)
         judge.wait_idle(max(0.0, until - time.monotonic()))
-    apply_answers(judge, experts, store, sinks=False)
+    base = experts.base.hash if experts.base else None
+    apply_answers(judge.take_answers(), base, store, time.time(), sinks=False)
     left = store.pending_rules()
     if left:
         why = judge.down_reason or "it took too long"

@@ -411,6 +411,27 @@ def test_starting_does_not_wait_for_loading(encoder: Path) -> None:
         client.close()
 
 
+def test_worker_that_cannot_be_spawned_is_tried_again(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    clock = HandClock()
+    client = EncoderClient(encoder, clock=clock)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("appliance.inference.client.subprocess.Popen", refuse)
+            client.start()
+        assert client.state().phase == "backing_off"
+        with pytest.raises(ModelUnavailable, match="cannot start a worker"):
+            client.embed(["a"])
+        clock.now += FIRST_BACK_OFF
+        assert client.embed(["a"]).shape == (1, 384)
+    finally:
+        client.close()
+
+
 def test_client_that_is_not_started_or_closed_is_unavailable(encoder: Path) -> None:
     client = EncoderClient(encoder)
     with pytest.raises(ModelUnavailable, match="not started"):

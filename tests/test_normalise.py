@@ -994,11 +994,14 @@ def test_any_bytes_that_decode_become_an_event(data: bytes, start: bytes) -> Non
         "Failed password for " + "a " * 100_000,
         "pam_unix(sshd:auth): authentication failure; logname=" + "=" * 4000,
         "User " + " from x not allowed because " * 140,
+        "a : x ; TTY= ; PWD=" + " ; USER=x ; ENV= ; TSID= ; " * 140,
+        "a : " + " ; USER= ; ENV=" * 270 + "COMMAND",
     ],
 )
+@pytest.mark.parametrize("program", ["sshd", "sudo", "su", "cron", "useradd"])
 @pytest.mark.timeout(5)
-def test_long_hostile_message_is_read_in_time(message: str) -> None:
-    assert read(f"Mar  1 11:00:00 bastion sshd[811]: {message}").mapped
+def test_long_hostile_message_is_read_in_time(message: str, program: str) -> None:
+    assert read(f"Mar  1 11:00:00 bastion {program}[811]: {message}").mapped
 
 
 def test_matches_needs_every_stated_part() -> None:

@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 from rich.console import Console
@@ -51,9 +52,7 @@ def scan(args: argparse.Namespace) -> Exit:
     done = _scan_with_progress(args, config)
     try:
         if args.out:
-            writer = FORMATS[args.format]
-            target = Path("/dev/stdout" if args.out == "-" else args.out)
-            replace_file(target, lambda out: writer(done.store.iterate_findings(), out))
+            _write_findings(args, done)
         if args.stats:
             stats = orjson.dumps(done.stats, option=orjson.OPT_INDENT_2) + b"\n"
             replace_file(Path(args.stats), lambda out: _write_all(out, stats))
@@ -67,8 +66,18 @@ def scan(args: argparse.Namespace) -> Exit:
         done.close()
 
 
-def _write_all(out: object, content: bytes) -> None:
-    out.write(content)  # type: ignore[attr-defined]
+def _write_findings(args: argparse.Namespace, done: Scan) -> None:
+    write = FORMATS[args.format]
+    findings = done.store.iterate_findings()
+    if args.out == "-":
+        write(findings, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        replace_file(Path(args.out), lambda out: write(findings, out))
+
+
+def _write_all(out: BinaryIO, content: bytes) -> None:
+    out.write(content)
 
 
 def _scan_with_progress(args: argparse.Namespace, config: Config) -> Scan:

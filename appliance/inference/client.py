@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -114,7 +115,8 @@ class EncoderClient:
 
     def start(self) -> None:
         """Verify the model file and spawn the worker; loading goes on inside it. Raises ModelError
-        when the file is missing or is not what its manifest says. Does nothing when started."""
+        when the file is missing or is not what its manifest says. A worker that cannot be spawned
+        is tried again after the back-off. Does nothing when started."""
         with self._lock:
             if not self._closed:
                 return
@@ -123,7 +125,8 @@ class EncoderClient:
             self._retry_at = 0.0
             self._back_off = FIRST_BACK_OFF
             self._spawner = ThreadPoolExecutor(1, "encoder-spawner")
-            self._spawn()
+            with suppress(ModelUnavailable):
+                self._spawn()
 
     def wait_ready(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the worker to have loaded the model. False when it has

@@ -65,7 +65,7 @@ def sniff_content(head: bytes) -> Content:
 
 
 class LineFramer:
-    """Newline-ended records (LF or CRLF). Empty lines are no records.
+    """Newline-ended records (LF or CRLF). Lines of nothing but white space are no records.
 
     `cap` is the longest record in bytes; of a longer one the first `keep` bytes are kept.
     """
@@ -97,7 +97,7 @@ class LineFramer:
             after = position + len(line) + 1
             if len(line) > self._cap:
                 frames.append(Frame(line[: self._keep], position, after, len(line)))
-            elif line and line != b"\r":
+            elif line and not line.isspace():
                 data = line[:-1] if line.endswith(b"\r") else line
                 frames.append(Frame(data, position, after))
             position = after
@@ -124,7 +124,7 @@ class LineFramer:
         length = self.pending
         after = self._start + length + (1 if ended else 0)
         data = self._held.removesuffix(b"\r") if not self._overlong else self._held
-        if data:
+        if data and (self._overlong or not data.isspace()):
             frames.append(Frame(data, self._start, after, self._overlong))
         self._start = after
         self._held = b""

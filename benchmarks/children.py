@@ -1,0 +1,102 @@
+"""Beside the line: the appliance as its own process, timed and weighed from outside."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: How often the memory of a child's own children is looked at, in seconds.
+LOOK_SECONDS: Final = 0.05
+END_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that ended by itself: seconds from start to end, and the most resident memory of
+    any of its own children (bytes; 0 when none was seen)."""
+
+    code: int
+    seconds: float
+    children_rss: int
+    output: str
+
+
+def appliance_command(*words: str | Path) -> list[str]:
+    """The `appliance` command of this very interpreter and checkout."""
+    return [sys.executable, "-m", "appliance", *map(str, words)]
+
+
+def show_command(*words: str | Path) -> str:
+    """The command as an operator types it."""
+    return shlex.join(["appliance", *map(str, words)])
+
+
+def run_to_end(command: Sequence[str], folder: Path, *, weigh: bool = False) -> Ended:
+    """Run a command; its temporary files go into `folder`. With `weigh` its children are looked
+    at; without, nothing is done beside it."""
+    with tempfile.TemporaryFile(dir=folder) as output:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        heaviest = 0
+        try:
+            if weigh:
+                heaviest = _weigh_children(child)
+            code = child.wait()
+        finally:
+            end_child(child)
+        seconds = time.perf_counter() - began
+        output.seek(0)
+        said = output.read().decode(errors="backslashreplace")
+    return Ended(code, seconds, heaviest, said)
+
+
+def end_child(child: subprocess.Popen[bytes]) -> int:
+    """End it by its id, kindly first; gives its exit code."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+def _weigh_children(child: subprocess.Popen[bytes]) -> int:
+    heaviest = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(LOOK_SECONDS)
+            return heaviest
+        heaviest = max([heaviest, *map(read_peak_rss, list_children(child.pid))])
+
+
+def list_children(pid: int) -> list[int]:
+    """Process ids of the children that any thread of the process started (proc_pid_task(5))."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.extend(map(int, path.read_text().split()))
+    return found
+
+
+def read_peak_rss(pid: int) -> int:
+    """VmHWM of a process in bytes (proc_pid_status(5)); 0 when it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

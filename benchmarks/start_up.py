@@ -1,0 +1,126 @@
+"""Beside the line: how long after its start the appliance answers, and finds.
+
+The daemon starts on an empty state directory and a log that already holds one line that must be
+found. Files are in the page cache after the first start: what is measured is not a cold disk.
+"""
+
+import argparse
+import os
+import subprocess
+import time
+from datetime import UTC
+from pathlib import Path
+from typing import Final
+
+from appliance.control import ask_daemon
+from appliance.errors import Exit
+from appliance.places import find_knowledge, find_models
+from benchmarks.children import appliance_command, end_child, run_to_end, show_command
+from benchmarks.figures import Report
+from tests.demo.plant import sudo_line
+from tests.demo.receiver import SyslogReceiver
+from tests.demo.render import write_syslog_3164
+
+NAME: Final = "start_up"
+TEXT: Final = "seconds until the daemon answers and finds; run time of small commands"
+ASK_SECONDS: Final = 0.005
+PATIENCE_SECONDS: Final = 60.0
+CONFIG: Final = """\
+state_dir: {folder}/state
+hostname: appliance.bench.test
+model: {model}
+sources:
+  - name: auth
+    type: files
+    paths: [{folder}/auth.log]
+sinks:
+  - name: collector
+    type: syslog
+    transport: unix
+    address: {folder}/syslog.sock
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this part."""
+    group = parser.add_argument_group(NAME, TEXT)
+    group.add_argument("--starts", type=int, default=5, metavar="N", help="starts a case (5)")
+
+
+def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
+    """Print the figures of every case. Raises RuntimeError when something does not start."""
+    models = [False, True]
+    if find_models() is None or find_knowledge() is None:
+        report.note("no encoder or knowledge base is built: measured without the model only")
+        models = [False]
+    for model in models:
+        case = f"the daemon, {'with' if model else 'without'} the model"
+        report.begin(NAME, case, show_command("run", "--config", "FILE"))
+        times = []
+        for number in range(options.starts):
+            place = folder / f"start-{model}-{number}"
+            place.mkdir()
+            times.append(start_once(place, model))
+        report.add_runs("status answered", [answered for answered, _ in times], "s", "starts")
+        report.add_runs("first finding received", [found for _, found in times], "s", "starts")
+    config = place / "appliance.yaml"
+    _time_command(report, options.starts, folder, ["--help"], Exit.DONE)
+    status = ["status", "--config", str(config)]
+    _time_command(report, options.starts, folder, status, Exit.NOT_RUNNING)
+
+
+def start_once(folder: Path, model: bool) -> tuple[float, float]:
+    """Seconds from the start of the process to `status` answered, and to the first finding."""
+    config = folder / "appliance.yaml"
+    config.write_text(CONFIG.format(folder=folder, model=str(model).lower()))
+    message = sudo_line("r.brandt", "/bin/bash")
+    line = write_syslog_3164(time.time(), "nh-jump01", "sudo", None, message, UTC)
+    (folder / "auth.log").write_text(line + "\n")
+    found: list[float] = []
+    receiver = SyslogReceiver(
+        folder / "syslog.sock",
+        lambda message: found.append(message.at) if message.kind == "FINDING" else None,
+        time.monotonic,
+    )
+    with (folder / "daemon.log").open("wb") as log:
+        began = time.monotonic()
+        daemon = subprocess.Popen(
+            appliance_command("run", "--config", config),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        try:
+            answered = _await_answer(daemon, folder / "state" / "control.sock")
+            receiver.wait_for(lambda: bool(found), PATIENCE_SECONDS)
+        finally:
+            end_child(daemon)
+            receiver.close()
+    if answered is None or not found:
+        said = (folder / "daemon.log").read_text(errors="backslashreplace")
+        raise RuntimeError(f"the daemon did not answer or did not find: {said}")
+    return answered - began, found[0] - began
+
+
+def _await_answer(daemon: subprocess.Popen[bytes], socket: Path) -> float | None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until and daemon.poll() is None:
+        if ask_daemon(socket, {"ask": "status"}) is not None:
+            return time.monotonic()
+        time.sleep(ASK_SECONDS)
+    return None
+
+
+def _time_command(
+    report: Report, count: int, folder: Path, words: list[str], expected: Exit
+) -> None:
+    shown = ["FILE" if word.endswith(".yaml") else word for word in words]
+    report.begin(NAME, f"run time of `{show_command(*words[:1])}`", show_command(*shown))
+    seconds = []
+    for _ in range(count):
+        ended = run_to_end(appliance_command(*words), folder)
+        if ended.code != expected:
+            raise RuntimeError(f"{words} ended with {ended.code}: {ended.output}")
+        seconds.append(ended.seconds)
+    report.add_runs("start to end", seconds, "s")

@@ -1,0 +1,1 @@
+"""What is stopped with kill -9 and what must have survived it."""
