@@ -7,6 +7,7 @@ A commit is on disk before it returns (synchronous=FULL): after any crash the da
 commit left it, and the sources go on behind the records of that commit.
 """
 
+import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,9 @@ from appliance.schema import (
 )
 
 Row = dict[str, Any]
+
+#: Findings read in one turn of `Store.iterate_findings`: others wait no longer than for these.
+PAGE_FINDINGS: Final = 500
 
 #: One script a schema version, applied in order and never changed once released.
 MIGRATIONS: Final[tuple[str, ...]] = (
@@ -139,8 +143,10 @@ class Store:
         self._on_step = on_step
         self._lock = threading.RLock()
         with _store_errors(path):
-            self._db = _connect(path, read_only=read_only, durable=durable)
+            self._db = _connect(path, read_only=read_only)
             try:
+                if not read_only:
+                    _prepare(self._db, durable=durable)
                 self.version = _migrate(self._db, migrations, read_only=read_only)
             except BaseException:
                 self._db.close()
@@ -186,7 +192,7 @@ class Store:
                 [
                     (
                         f.id,
-                        f.time,
+                        _storable(f.time),
                         f.level,
                         f.detector,
                         f.rule_id,
@@ -222,7 +228,8 @@ class Store:
             db.execute("DELETE FROM verdicts WHERE base_hash != ?", (base_hash,))
 
     def open_sinks(self, names: Sequence[str]) -> None:
-        """Know these sinks and no others. A new one starts with what comes from now on."""
+        """Know these sinks and no others. A new one starts with what comes from now on; what only
+        sinks that are gone had still to read is no longer kept."""
         with self._writing() as db:
             marks = ",".join("?" * len(names))
             db.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", tuple(names))  # noqa: S608
@@ -233,6 +240,7 @@ class Store:
                     "0, '', 0, 0",
                     (name,),
                 )
+            _drop_delivered(db)
 
     def commit_sink(self, name: str, position: SinkPosition, delivered: int, lost: int) -> None:
         """A sink has come to `position`; what all sinks have is no longer kept."""
@@ -242,7 +250,7 @@ class Store:
                 "delivered = delivered + ?, lost = lost + ? WHERE name = ?",
                 (position.seq, position.length, position.identity, delivered, lost, name),
             )
-            db.execute("DELETE FROM outbox WHERE seq <= (SELECT MIN(seq) FROM sinks)")
+            _drop_delivered(db)
 
     def _trim(self, db: sqlite3.Connection, batch: Batch) -> None:
         """Keep every table under its cap; what goes is counted."""
@@ -265,12 +273,17 @@ class Store:
             self._trim_incidents(db)
 
     def _trim_incidents(self, db: sqlite3.Connection) -> None:
-        newest = db.execute("SELECT MAX(number) FROM incidents").fetchone()[0]
-        gone = db.execute(
-            "DELETE FROM incidents WHERE number <= ?", ((newest or 0) - self._limits.incidents,)
-        ).rowcount
-        if gone:
-            _add_count(db, "store", "incidents_over_cap", gone)
+        """Forget the incidents (and ids merged into others) untouched for longest: every write
+        gives a row the highest rowid, so that a merged id goes before what it leads to."""
+        rows = db.execute("SELECT COUNT(*) FROM incidents").fetchone()[0]
+        surplus = rows - self._limits.incidents
+        if surplus > 0:
+            db.execute(
+                "DELETE FROM incidents WHERE rowid IN"
+                " (SELECT rowid FROM incidents ORDER BY rowid LIMIT ?)",
+                (surplus,),
+            )
+            _add_count(db, "store", "incidents_over_cap", surplus)
 
     # -- reading, for the line -------------------------------------------------------------------
 
@@ -301,11 +314,14 @@ class Store:
         return None if row is None else msgspec.json.decode(row[0], type=Incident)
 
     def next_incident_number(self) -> int:
-        """The number that the next incident gets."""
+        """The number that the next incident gets: above every number ever stored, also where the
+        incident is no longer kept."""
         with self._reading() as db:
-            return int(
-                db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM incidents").fetchone()[0]
-            )
+            (number,) = db.execute(
+                "SELECT MAX(COALESCE((SELECT MAX(number) FROM incidents), 0), COALESCE((SELECT"
+                " value FROM counts WHERE scope = 'store' AND name = 'incident_number'), 0)) + 1"
+            ).fetchone()
+        return int(number)
 
     def known_findings(self, ids: Sequence[str]) -> set[str]:
         """Which of these findings are stored already."""
@@ -335,14 +351,19 @@ class Store:
 
     def messages(self, name: str, limit: int) -> tuple[SinkPosition, list[Message], int]:
         """A sink's position, the next messages behind it, and how many were lost to the outbox's
-        cap before them."""
+        cap before them (before whatever comes next, where no message is left).
+
+        `lost` counts from the position: it stays until the position has moved over the gap.
+        """
         with self._reading() as db:
             row = db.execute(
-                "SELECT seq, length, identity FROM sinks WHERE name = ?", (name,)
+                f"SELECT seq, length, identity, {_LOST} FROM sinks WHERE name = ?",  # noqa: S608
+                (name,),
             ).fetchone()
             if row is None:
                 raise StoreError(f"{self.path}: sink {name!r} was not opened")
-            position = SinkPosition(*row)
+            *place, lost = row
+            position = SinkPosition(*place)
             rows = db.execute(
                 "SELECT seq, kind, id, time, body FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
                 (position.seq, limit),
@@ -350,15 +371,22 @@ class Store:
         found = [
             Message(seq, kind, key, time, orjson.loads(body)) for seq, kind, key, time, body in rows
         ]
-        lost = found[0].seq - position.seq - 1 if found else 0
         return position, found, lost
 
     # -- reading, for people -----------------------------------------------------------------------
 
     def finding_bodies(
-        self, *, since: float = 0.0, level: int = 0, incident: str | None = None, limit: int = -1
+        self,
+        *,
+        since: float = -math.inf,
+        level: int = 0,
+        incident: str | None = None,
+        limit: int = -1,
     ) -> list[Row]:
-        """Bodies of findings by event time, oldest first, each with its incident as it is now."""
+        """Bodies of findings by event time, oldest first, each with its incident as it is now.
+
+        `since` in epoch seconds, `level` an index in LEVELS, `limit` keeps the newest (-1: all).
+        """
         query = "SELECT body, incident FROM findings WHERE time >= ? AND level >= ?"
         values: list[Any] = [since, level]
         if incident is not None:
@@ -399,12 +427,25 @@ class Store:
         return found
 
     def iterate_findings(self) -> Iterator[Row]:
-        """All bodies in the order in which they were found."""
-        with self._reading() as db:
-            for row in db.execute("SELECT body, incident FROM findings ORDER BY number"):
-                yield _finding_body(*row)
+        """All bodies in the order in which they were found. The store is free between pages: a
+        slow reader holds up nobody, and sees what is stored meanwhile."""
+        last = 0
+        while True:
+            with self._reading() as db:
+                rows = db.execute(
+                    "SELECT number, body, incident FROM findings WHERE number > ?"
+                    " ORDER BY number LIMIT ?",
+                    (last, PAGE_FINDINGS),
+                ).fetchall()
+            for _, body, incident in rows:
+                yield _finding_body(body, incident)
+            if len(rows) < PAGE_FINDINGS:
+                return
+            last = rows[-1][0]
 
-    def incidents(self, *, since: float = 0.0, level: int = 0, limit: int = -1) -> list[Incident]:
+    def incidents(
+        self, *, since: float = -math.inf, level: int = 0, limit: int = -1
+    ) -> list[Incident]:
         """Incidents, the worst and latest first."""
         with self._reading() as db:
             rows = db.execute(
@@ -486,10 +527,11 @@ class Store:
         return sizes
 
     def sinks(self) -> list[Row]:
-        """Per sink: name, delivered, waiting (messages behind its position), lost."""
+        """Per sink: name, delivered, waiting (messages behind its position), lost (to the outbox's
+        cap before the sink had them, also while it is down and has not come to the gap)."""
         with self._reading() as db:
             rows = db.execute(
-                "SELECT name, delivered, lost,"
+                f"SELECT name, delivered, lost + {_LOST},"  # noqa: S608
                 " (SELECT COUNT(*) FROM outbox WHERE outbox.seq > sinks.seq)"
                 " FROM sinks ORDER BY name"
             ).fetchall()
@@ -508,23 +550,23 @@ def _store_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {error}") from error
 
 
-def _connect(path: Path, *, read_only: bool, durable: bool) -> sqlite3.Connection:
-    uri = f"file:{_quote(path)}?mode={'ro' if read_only else 'rwc'}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA busy_timeout = 5000")
-    if not read_only:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-        db.execute("PRAGMA journal_size_limit = 67108864")
-    return db
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
 
 
-def _quote(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+def _prepare(db: sqlite3.Connection, *, durable: bool) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+    db.execute("PRAGMA journal_size_limit = 67108864")
 
 
 def _migrate(db: sqlite3.Connection, migrations: Sequence[str], *, read_only: bool) -> int:
-    """Bring the schema to the newest version, each step in a transaction of its own."""
+    """Bring the schema to the newest version, each step in a transaction of its own.
+
+    A step that fails leaves its transaction open: the caller closes the connection, which undoes
+    it.
+    """
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > len(migrations):
         raise StoreError(
@@ -535,10 +577,34 @@ def _migrate(db: sqlite3.Connection, migrations: Sequence[str], *, read_only: bo
         raise StoreError(f"the store has schema {version}: start the daemon once to bring it up")
     while version < len(migrations):
         version += 1
+        # On lines of their own: a script may end in a comment, which must not swallow the COMMIT.
         db.executescript(
-            f"BEGIN IMMEDIATE; {migrations[version - 1]}; PRAGMA user_version = {version}; COMMIT;"
+            f"BEGIN IMMEDIATE;\n{migrations[version - 1]}\n;"
+            f"PRAGMA user_version = {version};\nCOMMIT;"
         )
     return version
+
+
+#: How many messages behind a sink's position (a row of `sinks`) are no longer in the outbox.
+#: Numbers in it have no gaps, so this is exact.
+_LOST: Final = (
+    "(COALESCE((SELECT MIN(outbox.seq) - 1 FROM outbox WHERE outbox.seq > sinks.seq),"
+    " (SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), sinks.seq) - sinks.seq)"
+)
+
+
+def _drop_delivered(db: sqlite3.Connection) -> None:
+    """Forget the messages that no sink has still to read."""
+    db.execute(
+        "DELETE FROM outbox WHERE seq <= COALESCE((SELECT MIN(seq) FROM sinks),"
+        " (SELECT MAX(seq) FROM outbox))"
+    )
+
+
+def _storable(time: float) -> float:
+    """The time, or 0 where it is no number: SQL has no NaN, and JSON neither NaN nor infinity.
+    One forged time must not keep a batch from being stored, or an incident from being read."""
+    return time if math.isfinite(time) else 0.0
 
 
 def _dump(body: Row) -> bytes:
@@ -566,7 +632,13 @@ def _put_checkpoints(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) 
 
 
 def _put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
-    for incident in change.incidents.values():
+    for changed in change.incidents.values():
+        incident = msgspec.structs.replace(
+            changed,
+            first_seen=_storable(changed.first_seen),
+            last_seen=_storable(changed.last_seen),
+        )
+        _reach_count(db, "store", "incident_number", incident.number)
         db.execute(
             "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, NULL, ?)",
             (
@@ -579,20 +651,17 @@ def _put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
             ),
         )
     for merged, into in change.merged.items():
-        # An incident that was opened and merged within this batch was never stored: it still
-        # gets its row, for its id may have been worked out by somebody who reads the same logs.
-        db.execute(
-            "INSERT INTO incidents VALUES (?, 0, 0, 0, 0, ?, '')"
-            " ON CONFLICT (id) DO UPDATE SET merged_into = excluded.merged_into",
-            (merged, into),
-        )
+        # Also one that was opened and merged within this batch has a row: its id may have been
+        # worked out by somebody who reads the same logs.
+        db.execute("UPDATE incidents SET merged_into = ? WHERE id = ?", (into, merged))
         db.execute("UPDATE findings SET incident = ? WHERE incident = ?", (into, merged))
     for key, link in change.links.items():
         # Deleted first: a link that was touched goes to the end, where the newest are.
         db.execute("DELETE FROM links WHERE key = ?", (key,))
         if link is not None:
             db.execute(
-                "INSERT INTO links VALUES (?, ?, ?, ?)", (key, link.incident, link.first, link.last)
+                "INSERT INTO links VALUES (?, ?, ?, ?)",
+                (key, link.incident, _storable(link.first), _storable(link.last)),
             )
 
 
@@ -602,7 +671,7 @@ def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
-                r.record.received,
+                _storable(r.record.received),
                 r.record.source,
                 r.record.path.encode("utf-8", "backslashreplace").decode(),
                 r.record.cursor.position,
@@ -619,7 +688,7 @@ def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int
 def _put_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     db.executemany(
         "INSERT INTO outbox (kind, id, time, body) VALUES (?, ?, ?, ?)",
-        [(m.kind, m.id, m.time, _dump(m.body)) for m in messages],
+        [(m.kind, m.id, _storable(m.time), _dump(m.body)) for m in messages],
     )
 
 
@@ -627,11 +696,16 @@ def _put_counts(db: sqlite3.Connection, batch: Batch) -> None:
     for (scope, name), value in batch.counts.items():
         _add_count(db, scope, name, value)
     for (scope, name), value in batch.latest.items():
-        db.execute(
-            "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT (scope, name)"
-            " DO UPDATE SET value = MAX(value, excluded.value)",
-            (scope, name, value),
-        )
+        if math.isfinite(value):
+            _reach_count(db, scope, name, value)
+
+
+def _reach_count(db: sqlite3.Connection, scope: str, name: str, value: float) -> None:
+    db.execute(
+        "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT (scope, name)"
+        " DO UPDATE SET value = MAX(value, excluded.value)",
+        (scope, name, value),
+    )
 
 
 def _add_count(db: sqlite3.Connection, scope: str, name: str, value: float) -> None:

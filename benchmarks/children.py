@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,14 +52,13 @@ def run_to_end(command: Sequence[str], folder: Path, *, weigh: bool = False) -> 
             stderr=output,
             env={**os.environ, "TMPDIR": str(folder)},
         )
-        heaviest = 0
+        scales = Scales(child.pid) if weigh else None
         try:
-            if weigh:
-                heaviest = _weigh_children(child)
             code = child.wait()
+            seconds = time.perf_counter() - began
         finally:
             end_child(child)
-        seconds = time.perf_counter() - began
+            heaviest = scales.close() if scales else 0
         output.seek(0)
         said = output.read().decode(errors="backslashreplace")
     return Ended(code, seconds, heaviest, said)
@@ -75,13 +75,27 @@ def end_child(child: subprocess.Popen[bytes]) -> int:
     return child.wait()
 
 
-def _weigh_children(child: subprocess.Popen[bytes]) -> int:
-    heaviest = 0
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(LOOK_SECONDS)
-            return heaviest
-        heaviest = max([heaviest, *map(read_peak_rss, list_children(child.pid))])
+class Scales:
+    """Looks at the memory of a process's children in a thread, so that waiting for its end, which
+    is timed, is one blocking call."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._heaviest = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._weigh, daemon=True)
+        self._thread.start()
+
+    def _weigh(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            peaks = map(read_peak_rss, list_children(self._pid))
+            self._heaviest = max([self._heaviest, *peaks])
+
+    def close(self) -> int:
+        """The most resident memory that any child had, in bytes; 0 when none was seen."""
+        self._stopping.set()
+        self._thread.join()
+        return self._heaviest
 
 
 def list_children(pid: int) -> list[int]:

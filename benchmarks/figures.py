@@ -75,13 +75,11 @@ class Report:
             self._part, self._case, name, value, unit, low, high, count, of, self._command
         )
         self.figures.append(figure)
-        spread = (
-            "" if low is None or high is None else f" ({write_number(low)} .. {write_number(high)})"
-        )
-        print(
-            f"  {name:<38} {write_number(value):>10} {unit}{spread}, {count} {of}",
-            flush=True,
-        )
+        if low is None or high is None:
+            basis = f", of {count:,} {of}"
+        else:
+            basis = f" ({write_number(low)} .. {write_number(high)}), {count:,} {of}"
+        print(f"  {name:<38} {write_number(value):>9} {unit}{basis}", flush=True)
 
     def to_json(self, facts: dict[str, Any]) -> bytes:
         """All figures, with `facts` of the machine beside them."""
@@ -90,6 +88,6 @@ class Report:
 
 def write_number(value: float) -> str:
     """Three or four significant digits: nobody can repeat more on another day."""
-    if value == 0 or abs(value) >= 100:
+    if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"

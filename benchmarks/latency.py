@@ -1,7 +1,8 @@
 """Beside the line: how long after a log line was written its finding is received by syslog.
 
 Three plays on the demonstration's stage, the real daemon with a collector's socket beside it, each
-on a stage of its own. A time runs from the return of the write to the receipt of the datagram.
+on a stage of its own. A line's time runs from the return of its write to the receipt of the
+datagram, a heap's from before its write.
 The scenario starts as soon as the daemon is up, the two others when the experts' queue is empty.
 """
 
@@ -209,8 +210,8 @@ def _measure_heap(report: Report, folder: Path, lines: int, every: int) -> None:
         path = stage.logs / LOG
         path.touch()
         _await_quiet(stage, report)
-        append_line(path, "\n".join(drafts))
         began = time.monotonic()
+        append_line(path, "\n".join(drafts))
         stage.receiver.wait_for(
             lambda: len(findings.received) >= len(marked), HEAP_PATIENCE_SECONDS
         )

@@ -47,7 +47,9 @@ def write_plant_logs(folder: Path, lines: int, attack_every: int = 1) -> PlantLo
     """
     written = attack = number = 0
     numbers: dict[tuple[Machine, File], int] = {}
-    handles = {name: (folder / name).open("w", encoding="utf-8") for name in FILES}
+    handles: dict[str, TextIO] = {
+        name: (folder / name).open("w", encoding="utf-8") for name in FILES
+    }
     try:
         while written < lines:
             start = START + number * LENGTH_S
@@ -79,7 +81,7 @@ def _write_round(
     drafts: list[Draft],
     start: float,
     numbers: dict[tuple[Machine, File], int],
-    handles: dict[File, TextIO],
+    handles: dict[str, TextIO],
 ) -> None:
     for draft in drafts:
         number = numbers.get((draft.machine, draft.file), FIRST_NUMBER)

@@ -7,6 +7,7 @@ to store, with the wait for the experts' verdicts in it and the loading of rules
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the synthetic intrusion in every N-th round of about 345 events (1)",
     )  # fmt: skip
     group.add_argument("--data", type=Path, metavar="DIR", help="scan these files too")
-    group.add_argument("--rules", type=Path, metavar="DIR", help="Sigma rules for --data")
+    group.add_argument(
+        "--pattern", default="*", metavar="GLOB", help="only those of --data with such names (*)"
+    )
+    group.add_argument(
+        "--rules", type=Path, metavar="DIR", help="Sigma rules for --data and for one more start_up"
+    )
 
 
 def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
@@ -64,13 +70,25 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
         _measure_case(report, folder, options.runs, about, [plant.folder], None, model)
     if options.data is None:
         return
-    about = f"files under {options.data.name}, "
+    data = folder / "data"
+    copy_files(options.data, options.pattern, data)
+    about = f"{options.data.name}/**/{options.pattern}, "
     about += f"rules under {options.rules.name}" if options.rules else "default rules"
     for model in _choose_models(report):
-        runs = _measure_case(
-            report, folder, options.runs, about, [options.data], options.rules, model
-        )
+        runs = _measure_case(report, folder, options.runs, about, [data], options.rules, model)
         _count_files(report, folder, runs)
+
+
+def copy_files(source: Path, pattern: str, target: Path) -> None:
+    """Copy the files whose names match, at any depth, with their times. Raises RuntimeError when
+    there is none."""
+    found = [path for path in sorted(source.rglob(pattern)) if path.is_file()]
+    if not found:
+        raise RuntimeError(f"no file under {source} is named {pattern}")
+    for path in found:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
 
 
 def _choose_models(report: Report) -> list[bool]:
@@ -141,9 +159,8 @@ def _report_runs(report: Report, runs: Sequence[Run], model: bool) -> None:
     found = first["findings"]
     report.add("findings", found["total"], "findings", events, "events")
     report.add("incidents", first["incidents"], "incidents", found["total"], "findings")
-    report.add(
-        "rules refused", rules["refused"], "rules", rules["loaded"] + rules["refused"], "rules"
-    )
+    given = rules["loaded"] + rules["refused"]
+    report.add("refused", rules["refused"], "rules", given, "rules")
     if any(run.stats["findings"] != found or run.stats["events"] != events for run in runs):
         report.note("the runs do not agree on events and findings")
 

@@ -5,16 +5,19 @@ found. Files are in the page cache after the first start: what is measured is no
 """
 
 import argparse
+import json
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Final
 
 from appliance.control import ask_daemon
 from appliance.errors import Exit
-from appliance.places import find_knowledge, find_models
+from appliance.places import default_rules, find_knowledge, find_models
 from benchmarks.children import appliance_command, end_child, run_to_end, show_command
 from benchmarks.figures import Report
 from tests.demo.plant import sudo_line
@@ -29,6 +32,7 @@ CONFIG: Final = """\
 state_dir: {folder}/state
 hostname: appliance.bench.test
 model: {model}
+rules: [{rules}]
 sources:
   - name: auth
     type: files
@@ -53,26 +57,31 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
     if find_models() is None or find_knowledge() is None:
         report.note("no encoder or knowledge base is built: measured without the model only")
         models = [False]
-    for model in models:
-        case = f"the daemon, {'with' if model else 'without'} the model"
-        report.begin(NAME, case, show_command("run", "--config", "FILE"))
-        times = []
-        for number in range(options.starts):
-            place = folder / f"start-{model}-{number}"
-            place.mkdir()
-            times.append(start_once(place, model))
-        report.add_runs("status answered", [answered for answered, _ in times], "s", "starts")
-        report.add_runs("first finding received", [found for _, found in times], "s", "starts")
+    rule_sets = [[default_rules()]]
+    if options.rules is not None:
+        rule_sets.append([default_rules(), options.rules.resolve()])
+    for rules in rule_sets:
+        about = "default rules" if len(rules) == 1 else f"default rules and {rules[1].name}"
+        for model in models:
+            case = f"the daemon, {about}, {'with' if model else 'without'} the model"
+            report.begin(NAME, case, show_command("run", "--config", "FILE"))
+            times = []
+            for _ in range(options.starts):
+                place = Path(tempfile.mkdtemp(prefix="s", dir=folder))
+                times.append(start_once(place, rules, model))
+            report.add_runs("status answered", [time[0] for time in times], "s", "starts")
+            report.add_runs("first finding received", [time[1] for time in times], "s", "starts")
     config = place / "appliance.yaml"
     _time_command(report, options.starts, folder, ["--help"], Exit.DONE)
     status = ["status", "--config", str(config)]
     _time_command(report, options.starts, folder, status, Exit.NOT_RUNNING)
 
 
-def start_once(folder: Path, model: bool) -> tuple[float, float]:
+def start_once(folder: Path, rules: Sequence[Path], model: bool) -> tuple[float, float]:
     """Seconds from the start of the process to `status` answered, and to the first finding."""
     config = folder / "appliance.yaml"
-    config.write_text(CONFIG.format(folder=folder, model=str(model).lower()))
+    paths = ", ".join(json.dumps(str(path)) for path in rules)
+    config.write_text(CONFIG.format(folder=folder, rules=paths, model=str(model).lower()))
     message = sudo_line("r.brandt", "/bin/bash")
     line = write_syslog_3164(time.time(), "nh-jump01", "sudo", None, message, UTC)
     (folder / "auth.log").write_text(line + "\n")

@@ -127,6 +127,9 @@ def test_json_endless_string_is_passed_and_the_next_object_found() -> None:
         (b"[Sun Nov 22 09:00:00 2026] [error] x\n", "lines"),
         (b"[   12.3] {kernel}\n", "lines"),
         (b"Nov 22 09:00:00 host sshd[1]: x\n", "lines"),
+        (b"Nov 22 09:00:00 host sshd[1]: Invalid user a\x00\x00b from x\n", "lines"),
+        (b"\x00\x01\x02" * 400, "binary"),
+        (b"LPKSHHRH\x00", "binary"),
         (b"", "lines"),
     ],
 )

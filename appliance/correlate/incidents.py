@@ -10,6 +10,7 @@ thrown away (`rollback`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, islice
 from typing import TypeVar
 
 import msgspec
@@ -54,7 +55,8 @@ NAMED_ENTITIES = 64
 
 
 class CorrelationLimits(msgspec.Struct, frozen=True):
-    """`window` and `span` in seconds of event time; `links` and `findings` are counts."""
+    """`window` and `span` in seconds of event time; `links` and `findings` are counts. No incident
+    spans more than `span` or holds more than `findings`, by merging either."""
 
     window: float = 1800.0
     span: float = 86400.0
@@ -102,7 +104,13 @@ class Correlator:
         self._number = next_number
         self._next_number = next_number
         self._change = _empty_change()
-        self.evicted = 0
+        self._evicted = 0
+        self._now_evicted = 0
+
+    @property
+    def evicted(self) -> int:
+        """Links forgotten for the cap since the start, as far as committed."""
+        return self._evicted
 
     @property
     def keys(self) -> int:
@@ -142,53 +150,86 @@ class Correlator:
             if link is not None:
                 self._links[key] = link
         self._aliases.update(self._change.merged)
+        if len(self._aliases) > self._limits.links:
+            self._forget_aliases()
         self._number = self._next_number
+        self._evicted += self._now_evicted
+        self._now_evicted = 0
         self._change = _empty_change()
 
     def rollback(self) -> None:
         """The changes could not be stored: forget them."""
         self._next_number = self._number
+        self._now_evicted = 0
         self._change = _empty_change()
 
     def evict(self) -> None:
-        """Forget the links unseen for longest when there are more than the cap."""
-        surplus = len(self._links.keys() | self._change.links.keys()) - self._limits.links
+        """Forget the links unseen for longest when there are more than the cap: those of earlier
+        batches before those of this one, each in the order in which they were last seen."""
+        changed = self._change.links
+        held = len(self._links) + sum(
+            (link is not None) - (key in self._links) for key, link in changed.items()
+        )
+        surplus = held - self._limits.links
         if surplus <= 0:
             return
-        for key in list(self._links)[:surplus]:
-            if key not in self._change.links:
-                self._change.links[key] = None
-                self.evicted += 1
+        earlier = (key for key in self._links if key not in changed)
+        seen_now = (key for key, link in changed.items() if link is not None)
+        for key in list(islice(chain(earlier, seen_now), surplus)):
+            changed[key] = None
+            self._now_evicted += 1
+
+    def _forget_aliases(self) -> None:
+        """Keep only the aliases that a link still needs, each leading to its end at once: there
+        are never more of them than links."""
+        needed = {link.incident for link in self._links.values()} & self._aliases.keys()
+        self._aliases = {incident: self._find_current(incident) for incident in sorted(needed)}
+
+    def _find_current(self, incident: str) -> str:
+        """The id of the incident that this one went into, or its own."""
+        while into := self._change.merged.get(incident) or self._aliases.get(incident):
+            incident = into
+        return incident
+
+    def _find_link(self, key: str) -> Link | None:
+        if key in self._change.links:
+            return self._change.links[key]
+        return self._links.get(key)
 
     def _resolve(self, incident: str) -> Incident | None:
-        while True:
-            into = self._change.merged.get(incident) or self._aliases.get(incident)
-            if into is None:
-                break
-            incident = into
-        return self._change.incidents.get(incident) or self._load(incident)
+        current = self._find_current(incident)
+        return self._change.incidents.get(current) or self._load(current)
 
     def _find_members(self, keys: list[str], time: float) -> list[Incident]:
-        """Open incidents that the keys lead to within the window, the first opened first."""
+        """Open incidents that the keys lead to within the window, the first opened first; no more
+        of them than one incident may hold, all taken together."""
         found: dict[str, Incident] = {}
-        window, span = self._limits.window, self._limits.span
+        window = self._limits.window
         for key in keys:
-            link = self._change.links.get(key) or self._links.get(key)
+            link = self._find_link(key)
             if link is None or not link.first - window <= time <= link.last + window:
                 continue
             incident = self._resolve(link.incident)
-            if incident is None or incident.status != "open":
-                continue
-            length = max(incident.last_seen, time) - min(incident.first_seen, time)
-            if length <= span and incident.count < self._limits.findings:
+            if incident is not None and incident.status == "open":
                 found[incident.id] = incident
-        return sorted(found.values(), key=lambda incident: incident.number)
+        first = last = time
+        count = 1
+        members: list[Incident] = []
+        for incident in sorted(found.values(), key=lambda incident: incident.number):
+            earliest, latest = min(first, incident.first_seen), max(last, incident.last_seen)
+            total = count + incident.count
+            if latest - earliest <= self._limits.span and total <= self._limits.findings:
+                first, last, count = earliest, latest, total
+                members.append(incident)
+        return members
 
     def _touch(self, key: str, incident: str, time: float) -> None:
-        old = self._change.links.get(key) or self._links.get(key)
+        old = self._find_link(key)
         first = last = time
-        if old is not None and old.incident == incident:
+        if old is not None and self._find_current(old.incident) == incident:
             first, last = min(old.first, time), max(old.last, time)
+        # Taken out first: the order of the links is that in which they were last seen.
+        self._change.links.pop(key, None)
         self._change.links[key] = Link(incident, first, last)
 
     def _open(self, finding: Finding) -> Incident:
@@ -209,8 +250,9 @@ class Correlator:
         )
 
     def _merge(self, kept: Incident, other: Incident) -> Incident:
+        # The other stays in the change, so that its number and id are stored although it is gone.
         self._change.merged[other.id] = kept.id
-        self._change.incidents.pop(other.id, None)
+        self._change.incidents.setdefault(other.id, other)
         self._change.notable.discard(other.id)
         self._change.notable.add(kept.id)
         for finding, incident in self._change.joined.items():

@@ -39,8 +39,8 @@ _AUDIT: Final = re.compile(
 
 
 def decode_text(record: RawRecord) -> Decoded:
-    """Read the record as text. Raises DecodeError when it is empty or binary (holds a NUL, or is
-    mostly bytes that no text has)."""
+    """Read the record as text. Raises DecodeError when it is empty or binary (mostly characters
+    that no text has; a NUL or two make no binary, or one would hide a whole line)."""
     text = read_text(strip_frame(record.data))
     if not text.strip():
         raise DecodeError("empty record")
@@ -57,10 +57,8 @@ def decode_text(record: RawRecord) -> Decoded:
 
 
 def is_binary(text: str) -> bool:
-    """True for text (bad bytes as surrogates) with a NUL, or with over 30 % of characters that
-    are neither printable nor white space in its first _SAMPLE ones."""
-    if "\0" in text:
-        return True
+    """True for text (bad bytes as surrogates) of which over 30 % of the first _SAMPLE characters
+    are neither printable nor white space."""
     sample = text[:_SAMPLE]
     if sample.isprintable():
         return False

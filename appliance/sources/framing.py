@@ -24,6 +24,35 @@ _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\]\s*$)")
 _SPREAD_OBJECT = re.compile(rb"\s*\{[^\n]*[^}\s][^\S\n]*\r?\n|\s*\{\s*\n")
 
 
+#: First bytes of files that are no logs, of the kinds that lie about where logs are gathered.
+_BINARY_MAGICS = (
+    b"\x89PNG\r\n",
+    b"\xff\xd8\xff",  # JPEG
+    b"GIF8",
+    b"%PDF-",
+    b"PK\x03\x04",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",  # Zstandard
+    b"\x7fELF",
+    b"MZ\x90\x00",
+    b"SQLite format 3\x00",
+    b"LPKSHHRH",  # systemd journal
+    b"\xd4\xc3\xb2\xa1",  # pcap
+    b"\x0a\x0d\x0d\x0a",  # pcapng
+    b"regf",
+    b"PAR1",
+)
+
+#: A log may hold a NUL that an attacker put there, and must not be lost for it: only what is mostly
+#: control characters from the beginning is no log.
+_CONTROL_SAMPLE = 1024
+_CONTROL_SHARE = 0.3
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
+
+
 class Frame(msgspec.Struct, frozen=True):
     """One record as cut from the stream. `position` and `next` are byte offsets; `truncated` is
     the full length when the record was longer than the cap and `data` is only its beginning."""
@@ -56,12 +85,17 @@ def sniff_content(head: bytes) -> Content:
         return "gzip"
     if head.startswith(_UTF16_BOMS):
         return "utf16"
-    if b"\x00" in head[:4096]:
+    if head.startswith(_BINARY_MAGICS) or _is_mostly_control(head[:_CONTROL_SAMPLE]):
         return "binary"
     text = head.removeprefix(_BOM)
     if _ARRAY_OF_OBJECTS.match(text) or _SPREAD_OBJECT.match(text):
         return "json"
     return "lines"
+
+
+def _is_mostly_control(head: bytes) -> bool:
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    return controls > len(head) * _CONTROL_SHARE
 
 
 class LineFramer:

@@ -143,6 +143,8 @@ class Stream:
             return False
         if head is None:
             return False
+        if self.position and inner in _NO_LOG:
+            inner = "lines"  # it was read before: what came over its beginning is no reason to stop
         self.content = inner
         if inner in _NO_LOG:
             self._reject_file(batch, received, head[:256], _NO_LOG[inner])
