@@ -81,6 +81,7 @@ def open_experts(config: Config) -> Experts:
         if encoder is not None and folder is not None:
             base = KnowledgeBase.open(folder, encoder.model_hash)
     except ModelError as error:
+        encoder = None  # what is not as its manifest says does not run, nor is it half used
         missing.append(str(error))
     if not config.model:
         encoder = None

@@ -82,6 +82,12 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     scan.add_argument(
         "--format", choices=("jsonl", "csv", "html", "navigator"), default="jsonl", help="of --out"
     )
+    scan.add_argument(
+        "--input-format",
+        choices=("auto", "json", "syslog3164", "syslog5424", "text"),
+        default="auto",
+        help="of the records, where their content does not tell",
+    )
     scan.add_argument("--stats", metavar="FILE", help="write figures there as JSON")
     scan.add_argument(
         "--fail-on", choices=LEVELS, metavar="LEVEL", help="exit 1 when a finding is at least this"

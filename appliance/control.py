@@ -5,10 +5,13 @@ and closes. The kernel tells who asks (SO_PEERCRED, unix(7)): root and the daemo
 """
 
 import contextlib
+import logging
 import os
 import socket
+import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,18 @@ import orjson
 
 from appliance.errors import ApplianceError
 
+log = logging.getLogger("appliance")
+
 QUESTION_BYTES = 4096
 TIMEOUT_SECONDS = 5.0
+#: A question is one line, written at once; who takes longer must not hold up the others.
+QUESTION_SECONDS = 1.0
+ACCEPT_RETRY_SECONDS = 0.1
 
 
 class ControlServer:
-    """Answers questions in a thread of its own until closed. `answer` may take a while, and must
-    not raise anything but ApplianceError."""
+    """Answers questions in a thread of its own until closed, one after another. `answer` gives JSON
+    values or raises ApplianceError; anything else it raises is logged and told to who asked."""
 
     def __init__(self, path: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._path = path
@@ -33,9 +41,10 @@ class ControlServer:
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Listen. Raises ApplianceError when the socket can't be made."""
+        """Listen; a socket that an earlier run left is replaced. Raises ApplianceError when the
+        socket can't be made, or something else is at its path."""
         try:
-            self._path.unlink(missing_ok=True)
+            _remove_stale(self._path)
             before = os.umask(0o177)
             try:
                 self._socket.bind(str(self._path))
@@ -53,35 +62,79 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(TIMEOUT_SECONDS)
-        self._path.unlink(missing_ok=True)
+        if self._thread.is_alive():
+            self._thread.join(TIMEOUT_SECONDS)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def _serve(self) -> None:
         while not self._closing.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                if not self._closing.is_set():
-                    continue
-                return
+            except OSError:  # closed, or out of file descriptors for a while
+                self._closing.wait(ACCEPT_RETRY_SECONDS)
+                continue
             with connection, contextlib.suppress(OSError):
+                reply = self._reply(connection)
                 connection.settimeout(TIMEOUT_SECONDS)
-                connection.sendall(orjson.dumps(self._reply(connection)) + b"\n")
+                connection.sendall(reply + b"\n")
 
-    def _reply(self, connection: socket.socket) -> dict[str, Any]:
-        if peer_user(connection) not in (0, os.geteuid()):
-            return {"error": "only root and the appliance's own user may ask"}
-        question = b""
-        while not question.endswith(b"\n"):
-            part = connection.recv(QUESTION_BYTES)
-            if not part or len(question) + len(part) > QUESTION_BYTES:
-                return {"error": "no question"}
-            question += part
+    def _reply(self, connection: socket.socket) -> bytes:
+        """The answer to the question on this connection, as JSON. Raises OSError."""
         try:
-            asked = orjson.loads(question)
-            return self._answer(asked if isinstance(asked, dict) else {})
-        except (ApplianceError, orjson.JSONDecodeError) as error:
-            return {"error": str(error)}
+            # Read before refusing: closing on an unread question resets the connection, and the
+            # client would see that instead of the reason.
+            question = _read_question(connection)
+        except ApplianceError as error:
+            return _refuse(str(error))
+        if peer_user(connection) not in (0, os.geteuid()):
+            return _refuse("only root and the appliance's own user may ask")
+        try:
+            return orjson.dumps(self._answer(question))
+        except ApplianceError as error:
+            return _refuse(str(error))
+        except Exception as error:  # `status` must not go silent over one fault
+            log.exception("control socket")
+            return _refuse(f"fault in the daemon: {type(error).__name__}: {error}")
+
+
+def _refuse(reason: str) -> bytes:
+    # JSON has no lone surrogate, and a reason may quote anything.
+    return orjson.dumps({"error": reason.encode("utf-8", "backslashreplace").decode()})
+
+
+def _remove_stale(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError("something else is there")
+        path.unlink()
+
+
+def _read_question(connection: socket.socket) -> dict[str, Any]:
+    """One line with a JSON object. Raises ApplianceError for anything else, OSError."""
+    until = time.monotonic() + QUESTION_SECONDS
+    question = b""
+    while b"\n" not in question:
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ApplianceError("no question came in time")
+        connection.settimeout(left)
+        try:
+            part = connection.recv(QUESTION_BYTES)
+        except TimeoutError:
+            continue
+        if not part:
+            raise ApplianceError("no question")
+        question += part
+        if len(question) > QUESTION_BYTES:
+            raise ApplianceError(f"the question is longer than {QUESTION_BYTES} bytes")
+    try:
+        asked = orjson.loads(question.partition(b"\n")[0])
+    except orjson.JSONDecodeError as error:
+        raise ApplianceError(f"the question is not JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise ApplianceError("the question is not a JSON object")
+    return asked
 
 
 def peer_user(connection: socket.socket) -> int:
@@ -111,6 +164,8 @@ def ask_daemon(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
             reply = orjson.loads(answer)
         except (OSError, orjson.JSONDecodeError) as error:
             raise ApplianceError(f"the daemon at {path} does not answer: {error}") from error
+    if not isinstance(reply, dict):
+        raise ApplianceError(f"the daemon at {path} does not answer with an object")
     if "error" in reply:
         raise ApplianceError(f"the daemon at {path} says: {reply['error']}")
-    return dict(reply)
+    return reply

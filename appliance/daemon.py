@@ -34,7 +34,7 @@ from appliance.control import ControlServer
 from appliance.delivery import Delivery
 from appliance.emit.sinks import Sink, SinkSettings, build_sink
 from appliance.errors import ApplianceError, StoreError
-from appliance.judge.bench import Bench
+from appliance.judge.bench import Answer, Bench
 from appliance.pipeline import Line, apply_answers, process
 from appliance.schema import OnStep, SourceBatch, ignore_step
 from appliance.sources.files import FilesSource as FilesReader
@@ -123,6 +123,7 @@ class Daemon:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._store_error = ""
+        self._answers: list[Answer] = []
         self.started = clock()
         self._lock = lock_state(Path(config.state_dir))
         self.rules = load_rule_set(config.rules)
@@ -186,6 +187,7 @@ class Daemon:
             },
             "models": self.experts.describe(),
             "queues": self._queues(),
+            "judge": self.judge.describe() if isinstance(self.judge, Bench) else {},
         }
         return build_status(self.store, self.config, live)
 
@@ -195,7 +197,11 @@ class Daemon:
         correlator = self.line.correlator
         return {
             "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},
-            "correlation_keys": {"depth": correlator.keys, "cap": limits.correlation_keys},
+            "correlation_keys": {
+                "depth": correlator.keys,
+                "cap": limits.correlation_keys,
+                "dropped": correlator.evicted,
+            },
         }
 
     def _start(self) -> None:
@@ -237,9 +243,9 @@ class Daemon:
         batches: list[SourceBatch] = [source.poll(cap) for source in self.sources]
         if not any(b.records or b.rejected or b.checkpoints for b in batches):
             return False
-        batch = process(batches, self.line)
-        self._on_step("line.processed")
         try:
+            batch = process(batches, self.line)
+            self._on_step("line.processed")
             self.store.write_batch(batch)
         except StoreError as error:
             self._undo(error)
@@ -254,12 +260,15 @@ class Daemon:
 
     def _undo(self, error: StoreError) -> None:
         """Nothing of the batch is stored: take it again after a pause."""
-        log.error("%s", error)
-        self._store_error = str(error)
+        self._note_store_error(error)
         self.line.correlator.rollback()
         for source in self.sources:
             source.rewind()
         self._stopping.wait(STORE_RETRY_SECONDS)
+
+    def _note_store_error(self, error: StoreError) -> None:
+        log.error("%s", error)
+        self._store_error = str(error)
 
     def _wake_deliveries(self) -> None:
         for delivery in self.deliveries:
@@ -267,22 +276,32 @@ class Daemon:
 
     def _ask_again(self, bench: Bench) -> None:
         """Findings of an earlier run on which the expert had not answered when it ended."""
-        by_id = self.line.rules
-        for rule_id in self.store.pending_rules():
-            if rule_id in by_id:
-                bench.ask(by_id[rule_id])
+        waiting = self.store.pending_rules()
+        known = self.line.rules
+        self.store.settle_findings([rule for rule in waiting if rule not in known])
+        for rule in waiting:
+            if rule in known:
+                bench.ask(known[rule])
 
     def _apply_answers(self) -> None:
         if not isinstance(self.judge, Bench):
             return
+        self._answers.extend(self.judge.take_answers())
+        if not self._answers:
+            return
         base = self.experts.base
-        updated = apply_answers(
-            self.judge.take_answers(),
-            base.hash if base else None,
-            self.store,
-            self._clock(),
-            sinks=bool(self.deliveries),
-        )
+        try:
+            updated = apply_answers(
+                self._answers,
+                base.hash if base else None,
+                self.store,
+                self._clock(),
+                sinks=bool(self.deliveries),
+            )
+        except StoreError as error:  # they stay, and are put in once the store takes them
+            self._note_store_error(error)
+            return
+        self._answers.clear()
         if updated:
             self._wake_deliveries()
 

@@ -4,17 +4,24 @@ A sink that is down holds up nobody: its messages wait in the outbox, and it is 
 growing pauses. A position is committed only for what the sink says is delivered.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from appliance.emit.sink import DeliveryFailed, Sink
 from appliance.errors import StoreError
 from appliance.schema import Message, SinkPosition
 
+log = logging.getLogger("appliance")
+
 BATCH_MESSAGES = 500
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 15.0
+IDLE_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 class Outbox(Protocol):
@@ -35,7 +42,9 @@ class Delivery:
     def __init__(self, sink: Sink, outbox: Outbox) -> None:
         self.sink = sink
         self._outbox = outbox
+        self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._closing = threading.Event()
         self._stopping = threading.Event()
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
@@ -47,17 +56,23 @@ class Delivery:
 
     def wake(self) -> None:
         """There may be something to deliver."""
-        self._idle.clear()
-        self._wake.set()
+        with self._lock:
+            self._idle.clear()
+            self._wake.set()
 
     def close(self, drain_seconds: float) -> None:
-        """Deliver what is waiting, for this long at the most, then stop."""
-        self.wake()
-        self._idle.wait(drain_seconds)
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join(5)
-        self.sink.close()
+        """Deliver what is waiting, for this long at the most, then stop. A sink that rests after a
+        failure is tried at once."""
+        if self._thread.is_alive():
+            self._closing.set()
+            self.wake()
+            self._idle.wait(drain_seconds)
+            self._stopping.set()
+            self._wake.set()
+            self._thread.join(STOP_SECONDS)
+        # A thread that still hangs in the sink must not find a file or socket of somebody else.
+        if not self._thread.is_alive():
+            self.sink.close()
 
     def describe(self) -> dict[str, Any]:
         """Facts for `status`."""
@@ -67,7 +82,7 @@ class Delivery:
             "target": state.target,
             "acknowledged": state.acknowledged,
             "connected": state.connected,
-            "error": state.last_error or self._error,
+            "error": self._error or state.last_error,
         }
 
     def _run(self) -> None:
@@ -78,19 +93,39 @@ class Delivery:
                 more = self._deliver()
             except (DeliveryFailed, StoreError) as error:
                 self._error = str(error)
-                self._stopping.wait(pause)
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            except Exception as error:  # a fault in one sink: said, and tried again as any failure
+                self._error = f"fault in the sink: {type(error).__name__}: {error}"
+                log.exception("sink %s", self.sink.name)
+            else:
+                self._error = ""
+                pause = FIRST_PAUSE_SECONDS
+                if not more:
+                    self._await_more()
                 continue
-            self._error = ""
-            pause = FIRST_PAUSE_SECONDS
-            if not more:
+            self._rest(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait before the next try: this long, or until it is time to drain; then only briefly."""
+        if self._closing.is_set():
+            self._stopping.wait(FIRST_PAUSE_SECONDS)
+        else:
+            self._closing.wait(seconds)
+
+    def _await_more(self) -> None:
+        with self._lock:
+            # Woken since the outbox was looked at: it may hold something again.
+            if not self._wake.is_set():
                 self._idle.set()
-                self._wake.wait(1.0)
+        self._wake.wait(IDLE_SECONDS)
 
     def _deliver(self) -> bool:
         """Deliver one batch; True when there may be more."""
         position, messages, lost = self._outbox.messages(self.sink.name, BATCH_MESSAGES)
         if not messages:
+            if lost:
+                beyond = msgspec.structs.replace(position, seq=position.seq + lost)
+                self._outbox.commit_sink(self.sink.name, beyond, 0, lost)
             return False
         try:
             reached = self.sink.deliver(messages, position)
@@ -105,5 +140,7 @@ class Delivery:
     ) -> None:
         if reached == before:
             return
+        if reached.seq == before.seq:
+            lost = 0  # still in front of the gap: it is counted when it has been passed
         delivered = sum(m.seq <= reached.seq and m.kind in self.sink.kinds for m in messages)
         self._outbox.commit_sink(self.sink.name, reached, delivered, lost)

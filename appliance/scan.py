@@ -5,11 +5,11 @@ files, rules and models always give the same findings. Files are read one after 
 to back; a record's time of receipt is its file's last change.
 """
 
-import resource
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +62,8 @@ class Scan(msgspec.Struct):
 def list_files(paths: Sequence[str], spool: Path) -> list[tuple[str, Path]]:
     """(logical name, file) of every regular file under the paths, in sorted order.
 
+    The logical name enters the records' ids: the path below the folder that was named, so that the
+    same files elsewhere give the same ids; a name that comes again is told apart by a number.
     "-" is standard input, copied into `spool` first. Raises SourceError for a path that is not
     there, and when there is no file at all.
     """
@@ -83,25 +85,45 @@ def list_files(paths: Sequence[str], spool: Path) -> list[tuple[str, Path]]:
             raise SourceError(f"{text}: no such file or folder")
     if not found:
         raise SourceError(f"no file to read under {', '.join(paths)}")
-    return found
+    names: Counter[str] = Counter()
+    told_apart = []
+    for name, path in found:
+        told_apart.append((f"{name}#{names[name]}" if names[name] else name, path))
+        names[name] += 1
+    return told_apart
 
 
-def run_scan(paths: Sequence[str], config: Config, *, on_progress: OnProgress) -> Scan:
-    """Put every record of the files through the line.
+def run_scan(
+    paths: Sequence[str], config: Config, *, input_format: str = "auto", on_progress: OnProgress
+) -> Scan:
+    """Put every record of the files through the line, read as `input_format`.
 
     Raises RuleError when no rule loads, SourceError when nothing can be read.
     """
     began = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="appliance-scan-"))
     try:
-        return _scan(paths, config, folder, on_progress, began)
+        return _scan(
+            paths,
+            config,
+            folder,
+            input_format=input_format,
+            on_progress=on_progress,
+            began=began,
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _scan(
-    paths: Sequence[str], config: Config, folder: Path, on_progress: OnProgress, began: float
+    paths: Sequence[str],
+    config: Config,
+    folder: Path,
+    *,
+    input_format: str,
+    on_progress: OnProgress,
+    began: float,
 ) -> Scan:
     files = list_files(paths, folder)
     rules = load_rule_set(config.rules)
@@ -127,7 +149,9 @@ def _scan(
         judge.start({})  # only rules that fire are judged
     loaded = time.perf_counter()
     try:
-        storing = _read_all(files, line, store, config, on_progress)
+        storing = _read_all(
+            files, line, store, config, input_format=input_format, on_progress=on_progress
+        )
         waiting = time.perf_counter()
         notices = _await_verdicts(judge, experts, store)
         line.seconds["judge"] += time.perf_counter() - waiting
@@ -141,7 +165,7 @@ def _scan(
     total = time.perf_counter() - began
     stats["seconds"] = {"load": loaded - began, **line.seconds, "store": storing, "total": total}
     stats["events_per_second"] = stats["events"] / total
-    stats["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    stats["peak_rss_bytes"] = read_peak_rss()
     if stats["events"] == 0:
         reasons = sorted({row[2] for row in store.rejected_reasons()}) or ["the files are empty"]
         store.close()
@@ -154,6 +178,8 @@ def _read_all(
     line: Line,
     store: Store,
     config: Config,
+    *,
+    input_format: str,
     on_progress: OnProgress,
 ) -> float:
     """Every file through the line; gives the seconds spent in the store."""
@@ -161,7 +187,9 @@ def _read_all(
     records = 0
     for done, (logical, path) in enumerate(files):
         on_progress(logical, done, len(files), records)
-        for batch in _read_file(logical, path, done, config):
+        for batch in _read_file(
+            StreamName(SOURCE, logical, logical, str(path), input_format), config
+        ):
             out = process([batch], line)
             records += len(batch.records)
             began = time.perf_counter()
@@ -173,16 +201,15 @@ def _read_all(
     return storing
 
 
-def _read_file(logical: str, path: Path, number: int, config: Config) -> Iterator[SourceBatch]:
+def _read_file(name: StreamName, config: Config) -> Iterator[SourceBatch]:
     limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
-    name = StreamName(SOURCE, logical, logical, str(path))
     try:
-        received = min(path.stat().st_mtime, time.time())
+        received = min(Path(name.path).stat().st_mtime, time.time())
         stream = open_stream(name, limits)
     except (OSError, SourceError) as error:
-        cursor = Cursor(SOURCE, logical, 0, 0)
-        record = RawRecord(b"", SOURCE, str(path), logical, cursor, time.time())
-        yield SourceBatch([], [Rejected(record, "source", f"file {number + 1}: {error}")], [])
+        cursor = Cursor(SOURCE, name.key, 0, 0)
+        record = RawRecord(b"", SOURCE, name.path, name.logical, cursor, time.time())
+        yield SourceBatch([], [Rejected(record, "source", str(error))], [])
         return
     try:
         while not stream.ended:
@@ -243,6 +270,15 @@ def _sum_up(
         },
         "incidents": len(store.incidents()),
     }
+
+
+def read_peak_rss() -> int:
+    """Peak resident set of this process in bytes: VmHWM of proc(5). ru_maxrss would not do, it
+    outlives execve and so tells of the process that started this one."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _copy_input(source: BinaryIO, target: Path) -> None:

@@ -85,6 +85,7 @@ class StoreLimits(msgspec.Struct, frozen=True):
     rejected: int = 10_000
     rejected_bytes: int = 1 << 16
     outbox: int = 100_000
+    verdicts: int = 50_000
 
 
 class FindingRow(msgspec.Struct, frozen=True):
@@ -226,6 +227,17 @@ class Store:
                 "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (rule_hash, base_hash, body)
             )
             db.execute("DELETE FROM verdicts WHERE base_hash != ?", (base_hash,))
+            (kept,) = db.execute("SELECT COUNT(*) FROM verdicts").fetchone()
+            if kept > self._limits.verdicts:  # of rules long edited: a cache, begun anew
+                db.execute("DELETE FROM verdicts WHERE rule_hash != ?", (rule_hash,))
+
+    def settle_findings(self, rules: Sequence[str]) -> None:
+        """Findings of these rules wait for no expert any more: nobody is left to answer."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE findings SET pending = 0 WHERE pending = 1 AND rule_id = ?",
+                [(rule,) for rule in rules],
+            )
 
     def open_sinks(self, names: Sequence[str]) -> None:
         """Know these sinks and no others. A new one starts with what comes from now on; what only
@@ -588,7 +600,8 @@ def _migrate(db: sqlite3.Connection, migrations: Sequence[str], *, read_only: bo
 #: How many messages behind a sink's position (a row of `sinks`) are no longer in the outbox.
 #: Numbers in it have no gaps, so this is exact.
 _LOST: Final = (
-    "(COALESCE((SELECT MIN(outbox.seq) - 1 FROM outbox WHERE outbox.seq > sinks.seq),"
+    "(COALESCE((SELECT outbox.seq - 1 FROM outbox WHERE outbox.seq > sinks.seq"
+    " ORDER BY outbox.seq LIMIT 1),"
     " (SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), sinks.seq) - sinks.seq)"
 )
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,8 @@ LEVEL_STYLES: Final = {
     "informational": "dim",
 }
 _CELL = 400
+#: Columns whose cells are not broken over lines: what an operator copies.
+_WHOLE: Final = frozenset({"id", "level", "technique", "source", "sink", "queue"})
 
 
 def clean(value: object, limit: int = _CELL) -> str:
@@ -82,12 +85,23 @@ class View:
                 padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
                 self.line("  ".join(padded).rstrip())
             return
-        table = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-        for column in columns:
-            numeric = bool(rows) and all(
-                isinstance(row[columns.index(column)], (int, float)) for row in rows
+        table = Table(
+            title=title or None,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        for place, column in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[place], (int, float)) for row in rows)
+            table.add_column(
+                column,
+                justify="right" if numeric else "left",
+                overflow="fold",
+                no_wrap=numeric or column in _WHOLE or column.endswith("(UTC)"),
             )
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in cells:
             table.add_row(
                 *(

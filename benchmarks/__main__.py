@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from appliance.errors import ApplianceError
 from benchmarks import latency, scan_speed, start_up
 from benchmarks.figures import Report
 
@@ -75,6 +77,10 @@ def main() -> int:
         parser.error("numbers must be at least 1")
     if min(options.burst_lines, options.heap_lines) < 1 or options.burst_rate <= 0:
         parser.error("numbers must be at least 1")
+    if options.out is not None and not options.out.parent.is_dir():
+        parser.error(f"no such folder: {options.out.parent}")
+    # As an exception, so that what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     facts = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     report = Report()
@@ -83,7 +89,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="appliance-bench-") as folder:
             try:
                 PARTS[name].measure(options, report, Path(folder))
-            except (RuntimeError, OSError) as error:
+            except (ApplianceError, RuntimeError, OSError) as error:
                 print(f"{name}: not measured to its end: {error}", file=sys.stderr)
                 failed = True
     facts["load_at_end"] = [round(load, 2) for load in os.getloadavg()]

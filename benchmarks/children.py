@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: How often the memory of a child's own children is looked at, in seconds.
+#: How often the memory of a child and of its own children is looked at, in seconds.
 LOOK_SECONDS: Final = 0.05
 END_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A process that ended by itself: seconds from start to end, and the most resident memory of
-    any of its own children (bytes; 0 when none was seen)."""
+    """A process that ended by itself: seconds from start to end, the most resident memory it had,
+    and the most that any of its own children had (bytes; 0 when none was seen)."""
 
     code: int
     seconds: float
+    rss: int
     children_rss: int
     output: str
 
@@ -40,8 +41,13 @@ def show_command(*words: str | Path) -> str:
     return shlex.join(["appliance", *map(str, words)])
 
 
+def show_part(name: str, *words: object) -> str:
+    """The command that measures a part again."""
+    return shlex.join(["python", "-m", "benchmarks", name, *map(str, words)])
+
+
 def run_to_end(command: Sequence[str], folder: Path, *, weigh: bool = False) -> Ended:
-    """Run a command; its temporary files go into `folder`. With `weigh` its children are looked
+    """Run a command; its temporary files go into `folder`. With `weigh` its memory is looked
     at; without, nothing is done beside it."""
     with tempfile.TemporaryFile(dir=folder) as output:
         began = time.perf_counter()
@@ -58,10 +64,10 @@ def run_to_end(command: Sequence[str], folder: Path, *, weigh: bool = False) -> 
             seconds = time.perf_counter() - began
         finally:
             end_child(child)
-            heaviest = scales.close() if scales else 0
+            own, children = scales.close() if scales else (0, 0)
         output.seek(0)
         said = output.read().decode(errors="backslashreplace")
-    return Ended(code, seconds, heaviest, said)
+    return Ended(code, seconds, own, children, said)
 
 
 def end_child(child: subprocess.Popen[bytes]) -> int:
@@ -76,26 +82,29 @@ def end_child(child: subprocess.Popen[bytes]) -> int:
 
 
 class Scales:
-    """Looks at the memory of a process's children in a thread, so that waiting for its end, which
-    is timed, is one blocking call."""
+    """Looks at the memory of a process and its children in a thread, so that waiting for its end,
+    which is timed, is one blocking call. What a process takes in its last `LOOK_SECONDS` may be
+    missed. (getrusage's ru_maxrss would not do: it outlives execve and so may be the parent's.)"""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._heaviest = 0
+        self._own = self._children = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._weigh, daemon=True)
         self._thread.start()
 
     def _weigh(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
+            self._own = max(self._own, read_peak_rss(self._pid))
             peaks = map(read_peak_rss, list_children(self._pid))
-            self._heaviest = max([self._heaviest, *peaks])
+            self._children = max([self._children, *peaks])
 
-    def close(self) -> int:
-        """The most resident memory that any child had, in bytes; 0 when none was seen."""
+    def close(self) -> tuple[int, int]:
+        """The most resident memory that the process had, and that any child of it had, in bytes;
+        0 where nothing was seen."""
         self._stopping.set()
         self._thread.join()
-        return self._heaviest
+        return self._own, self._children
 
 
 def list_children(pid: int) -> list[int]:

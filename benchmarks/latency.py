@@ -1,9 +1,9 @@
 """Beside the line: how long after a log line was written its finding is received by syslog.
 
-Three plays on the demonstration's stage, the real daemon with a collector's socket beside it, each
+Four plays on the demonstration's stage, the real daemon with a collector's socket beside it, each
 on a stage of its own. A line's time runs from the return of its write to the receipt of the
 datagram, a heap's from before its write.
-The scenario starts as soon as the daemon is up, the two others when the experts' queue is empty.
+The scenario starts as soon as the daemon is up, the others when the experts are through.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from random import Random
 from typing import Final
 
 from appliance.control import ask_daemon
+from benchmarks.children import show_part
 from benchmarks.figures import Report, find_quantile
 from tests.demo.plant import JUMP_HOST, sudo_line
 from tests.demo.player import append_line, play
@@ -54,14 +55,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
     """Print the figures of every play. Raises RuntimeError when the daemon does not come up."""
-    command = "python -m benchmarks latency"
-    report.begin(NAME, f"the demonstration's scenario, {LENGTH_S:.0f} s live", command)
+    report.begin(NAME, f"the demonstration's scenario, {LENGTH_S:.0f} s live", show_part(NAME))
     _measure_scenario(report, folder)
     lines, rate = options.burst_lines, options.burst_rate
     report.begin(
         NAME,
         f"{lines:,} lines at {rate:g} a second, each a finding",
-        f"{command} --burst-lines {lines} --burst-rate {rate:g}",
+        show_part(NAME, "--burst-lines", lines, "--burst-rate", f"{rate:g}"),
     )
     _measure_burst(report, folder, lines, rate)
     for every in (MARKED_EVERY, 1):
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
         report.begin(
             NAME,
             f"{options.heap_lines:,} lines appended at once, {share} a finding",
-            f"{command} --heap-lines {options.heap_lines}",
+            show_part(NAME, "--heap-lines", options.heap_lines),
         )
         _measure_heap(report, folder, options.heap_lines, every)
 
@@ -153,14 +153,22 @@ def draft_plain_line(number: int, rng: Random) -> str:
 
 
 def _await_quiet(stage: Stage, report: Report) -> None:
-    """Wait until no rule waits for its verdict, so that the line alone is measured."""
+    """Wait until the experts have worked through the rules, so that the line alone is measured:
+    until the encoder has answered something, and nothing more for a second."""
     until = time.monotonic() + QUIET_SECONDS
+    before = -1
     while time.monotonic() < until:
-        answer = ask_daemon(stage.folder / "state" / "control.sock", {"ask": "status"})
-        if answer is not None and answer["queues"]["judge"]["depth"] == 0:
+        answer = ask_daemon(stage.folder / "state" / "control.sock", {"ask": "status"}) or {}
+        models = answer.get("models", {"missing": "", "encoder": {"answered": 0}})
+        if models["missing"]:
+            report.note(f"without the model: {models['missing']}")
             return
-        time.sleep(0.1)
-    report.note(f"the experts' queue was not empty after {QUIET_SECONDS:g} s")
+        answered = int(models["encoder"]["answered"])
+        if answered > 0 and answered == before:
+            return
+        before = answered
+        time.sleep(1.0)
+    report.note(f"the experts were not through with the rules after {QUIET_SECONDS:g} s")
 
 
 def _measure_burst(report: Report, folder: Path, lines: int, rate: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from appliance.places import find_knowledge, find_models
 from appliance.schema import LEVELS
-from benchmarks.children import appliance_command, run_to_end, show_command
+from benchmarks.children import appliance_command, run_to_end, show_command, show_part
 from benchmarks.figures import Report
 from benchmarks.plant_logs import write_plant_logs
 
@@ -28,10 +28,11 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One scan: its own figures, seconds from outside, the encoder's memory in bytes."""
+    """One scan: its own figures; from outside its seconds, and its and the encoder's bytes."""
 
     stats: dict[str, Any]
     seconds: float
+    rss: int
     encoder_rss: int
 
     @property
@@ -65,17 +66,26 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
     logs = folder / "plant"
     logs.mkdir()
     plant = write_plant_logs(logs, options.events, options.attack_every)
+    every = options.attack_every
+    command = show_part(
+        NAME, "--runs", options.runs, "--events", options.events, "--attack-every", every
+    )
     about = f"synthetic, {plant.lines:,} lines, {plant.attack:,} of them attack, default rules"
     for model in _choose_models(report):
-        _measure_case(report, folder, options.runs, about, [plant.folder], None, model)
-    if options.data is None:
-        return
-    data = folder / "data"
+        _measure_case(report, folder, options.runs, command, about, [logs], None, model)
+    if options.data is not None:
+        _measure_data(options, report, folder)
+
+
+def _measure_data(options: argparse.Namespace, report: Report, folder: Path) -> None:
+    data, rules = folder / "data", options.rules
     copy_files(options.data, options.pattern, data)
+    words = ["--runs", options.runs, "--data", options.data, "--pattern", options.pattern]
+    command = show_part(NAME, *words, *(["--rules", rules] if rules else []))
     about = f"{options.data.name}/**/{options.pattern}, "
-    about += f"rules under {options.rules.name}" if options.rules else "default rules"
+    about += f"rules under {rules.name}" if rules else "default rules"
     for model in _choose_models(report):
-        runs = _measure_case(report, folder, options.runs, about, [data], options.rules, model)
+        runs = _measure_case(report, folder, options.runs, command, about, [data], rules, model)
         _count_files(report, folder, runs)
 
 
@@ -103,6 +113,7 @@ def _measure_case(
     report: Report,
     folder: Path,
     count: int,
+    command: str,
     about: str,
     paths: Sequence[Path],
     rules: Path | None,
@@ -114,11 +125,9 @@ def _measure_case(
     if not model:
         words.append("--no-model")
     shown = ["DIR" if word in paths else "RULES" if word == rules else word for word in words]
-    report.begin(
-        NAME,
-        f"{about}, {'with' if model else 'without'} the model",
-        show_command(*shown, "--stats", "FILE", "--out", "FILE", "--quiet"),
-    )
+    report.begin(NAME, f"{about}, {'with' if model else 'without'} the model", command)
+    inner = show_command(*shown, "--stats", "FILE", "--out", "FILE", "--quiet")
+    report.note(f"each run: {inner}")
     runs = [_scan_once(words, folder) for _ in range(count)]
     _report_runs(report, runs, model)
     return runs
@@ -130,7 +139,7 @@ def _scan_once(words: Sequence[str | Path], folder: Path) -> Run:
     ended = run_to_end(command, folder, weigh=True)
     if ended.code != 0:
         raise RuntimeError(f"scan ended with {ended.code}: {ended.output}")
-    return Run(json.loads(stats.read_bytes()), ended.seconds, ended.children_rss)
+    return Run(json.loads(stats.read_bytes()), ended.seconds, ended.rss, ended.children_rss)
 
 
 def _report_runs(report: Report, runs: Sequence[Run], model: bool) -> None:
@@ -147,7 +156,7 @@ def _report_runs(report: Report, runs: Sequence[Run], model: bool) -> None:
     report.add_runs("interpreter, imports, output, exit", before, "s")
     for stage in STAGES:
         report.add_runs(f"  {stage}", _pick(runs, stage), "s")
-    peaks = [run.stats["peak_rss_bytes"] / MIB for run in runs]
+    peaks = [run.rss / MIB for run in runs]
     report.add_runs("peak RSS of the scan", peaks, "MiB")
     if model and all(run.encoder_rss for run in runs):
         report.add_runs("peak RSS of the encoder", [r.encoder_rss / MIB for r in runs], "MiB")

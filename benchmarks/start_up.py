@@ -18,7 +18,7 @@ from typing import Final
 from appliance.control import ask_daemon
 from appliance.errors import Exit
 from appliance.places import default_rules, find_knowledge, find_models
-from benchmarks.children import appliance_command, end_child, run_to_end, show_command
+from benchmarks.children import appliance_command, end_child, run_to_end, show_command, show_part
 from benchmarks.figures import Report
 from tests.demo.plant import sudo_line
 from tests.demo.receiver import SyslogReceiver
@@ -60,11 +60,13 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
     rule_sets = [[default_rules()]]
     if options.rules is not None:
         rule_sets.append([default_rules(), options.rules.resolve()])
+    words = ["--starts", options.starts, *(["--rules", options.rules] if options.rules else [])]
     for rules in rule_sets:
         about = "default rules" if len(rules) == 1 else f"default rules and {rules[1].name}"
         for model in models:
             case = f"the daemon, {about}, {'with' if model else 'without'} the model"
-            report.begin(NAME, case, show_command("run", "--config", "FILE"))
+            report.begin(NAME, case, show_part(NAME, *words))
+            report.note(f"each start: {show_command('run', '--config', 'FILE')}")
             times = []
             for _ in range(options.starts):
                 place = Path(tempfile.mkdtemp(prefix="s", dir=folder))
@@ -101,7 +103,7 @@ def start_once(folder: Path, rules: Sequence[Path], model: bool) -> tuple[float,
             env={**os.environ, "TMPDIR": str(folder)},
         )
         try:
-            answered = _await_answer(daemon, folder / "state" / "control.sock")
+            answered = _await_answer(daemon, folder / "state" / "control.sock", model)
             receiver.wait_for(lambda: bool(found), PATIENCE_SECONDS)
         finally:
             end_child(daemon)
@@ -112,11 +114,15 @@ def start_once(folder: Path, rules: Sequence[Path], model: bool) -> tuple[float,
     return answered - began, found[0] - began
 
 
-def _await_answer(daemon: subprocess.Popen[bytes], socket: Path) -> float | None:
+def _await_answer(daemon: subprocess.Popen[bytes], socket: Path, model: bool) -> float | None:
     until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until and daemon.poll() is None:
-        if ask_daemon(socket, {"ask": "status"}) is not None:
-            return time.monotonic()
+        answer = ask_daemon(socket, {"ask": "status"})
+        if answer is not None:
+            at = time.monotonic()
+            if model and answer["models"]["missing"]:
+                raise RuntimeError(f"not with the model: {answer['models']['missing']}")
+            return at
         time.sleep(ASK_SECONDS)
     return None
 
@@ -125,7 +131,9 @@ def _time_command(
     report: Report, count: int, folder: Path, words: list[str], expected: Exit
 ) -> None:
     shown = ["FILE" if word.endswith(".yaml") else word for word in words]
-    report.begin(NAME, f"run time of `{show_command(*words[:1])}`", show_command(*shown))
+    command = show_part(NAME, "--starts", count)
+    report.begin(NAME, f"run time of `{show_command(*words[:1])}`", command)
+    report.note(f"each run: {show_command(*shown)}")
     seconds = []
     for _ in range(count):
         ended = run_to_end(appliance_command(*words), folder)

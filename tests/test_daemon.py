@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -217,6 +218,17 @@ def test_a_failing_store_loses_nothing(box: Box, monkeypatch: pytest.MonkeyPatch
     assert sorted({body["host"] for body in box.findings()}) == sorted(f"h{n}" for n in range(20))
 
 
+def test_a_file_whose_name_is_no_utf8(box: Box) -> None:
+    box.config = replace(box.config, sources=(FilesSource("auth", (str(box.folder / "*.log"),)),))
+    box.start()
+    odd = Path(os.fsdecode(os.fsencode(box.folder) + b"/\xff\x1b[31m.log"))
+    odd.write_text(f"Nov 22 09:00:00 odd sshd[71]: {ROOT_LOGIN}\n")
+    body = wait_for(box.findings)[0]
+    assert body["host"] == "odd"
+    assert b"\x1b" not in box.out.read_bytes()
+    assert box.ask()["sources"][0]["seen"] == 1
+
+
 def test_a_sink_that_is_down_holds_up_nobody(box: Box) -> None:
     path = str(box.folder / "siem.sock")
     sink = SyslogSink("siem", "syslog", "unix", path)
@@ -283,6 +295,33 @@ def test_a_dead_or_hung_model_delays_no_finding(box: Box) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(facts["pid"], 0)
         raise AssertionError("the model's process outlived the daemon")
+
+
+@pytest.mark.parametrize("spoiled", ["models/encoder/encoder.gguf", "knowledge/entries.jsonl"])
+def test_what_does_not_match_its_manifest_does_not_run(box: Box, spoiled: str) -> None:
+    from tests.fixtures_models import ensure_models
+
+    data = box.folder / "data"
+    shutil.copytree(ensure_models(), data)
+    with (data / spoiled).open("r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 1]))
+    box.config = replace(
+        box.config,
+        model=True,
+        models_dir=str(data / "models"),
+        knowledge_dir=str(data / "knowledge"),
+    )
+    box.append(ROOT_LOGIN)
+    box.start()
+    body = wait_for(box.findings)[0]
+    assert body["verdict"] == "insufficient_data"
+    facts = box.ask()["models"]
+    assert Path(spoiled).name in facts["missing"]
+    assert "encoder" not in facts
+    assert "knowledge" not in facts
 
 
 def open_connections(pid: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.errors import SourceError
 from appliance.schema import Checkpoint, SourceBatch
 from appliance.sources.files import ROTATED_GRACE_SECONDS, FilesSource
 
@@ -155,6 +156,48 @@ def test_start_at_end_skips_only_what_was_there(tmp_path: Path) -> None:
     reader.restart()
     (tmp_path / "c.log").write_text("later\n")
     assert reader.read() == ["later"]
+
+
+def test_start_at_end_reads_what_came_while_it_was_down(tmp_path: Path) -> None:
+    reader = Reader(str(tmp_path / "*.log"), start_at="end")
+    assert reader.read() == []  # nothing there yet, but the source has begun
+    (tmp_path / "a.log").write_text("came while down\n")
+    reader.restart()
+    assert reader.read() == ["came while down"]
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.log"))
+    literal = tmp_path / "a\\xff.log"
+    odd.write_text("1\n")
+    literal.write_text("2\n")
+    reader = Reader(str(tmp_path / "*.log"))
+    assert sorted(reader.read()) == ["1", "2"]
+    assert all(key.isascii() for key in reader.rows)
+    reader.restart()
+    append(odd, "3\n")
+    append(literal, "4\n")
+    assert sorted(reader.read()) == ["3", "4"]
+
+
+def test_an_unreadable_file_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.log").write_text("1\n")
+    reader = Reader(str(tmp_path / "*.log"))
+
+    def refuse(*_: object) -> None:
+        raise SourceError("a.log: Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.sources.files.open_stream", refuse)
+        batches = []
+        for _ in range(4):
+            reader.clock.now += 10
+            batches.append(reader.source.poll(10))
+            reader.store(batches[-1])
+        assert [len(batch.rejected) for batch in batches] == [1, 0, 0, 0]
+        assert reader.source.describe()["unreadable_files"] == 1
+    assert reader.read() == ["1"]
+    assert reader.source.describe()["unreadable_files"] == 0
 
 
 def test_deleted_while_open_is_read_to_its_end(tmp_path: Path) -> None:

@@ -219,6 +219,27 @@ def test_broken_rules_are_named_and_none_at_all_is_an_error(
     assert code == 1
 
 
+def test_equal_files_are_two_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        logs.append(_write(tmp_path / name / "auth.log", SSHD.encode()))
+    out = tmp_path / "out.jsonl"
+    scan(capsys, *logs, "--no-model", "--quiet", "--out", out)
+    found = read_lines(out)
+    assert len({body["id"] for body in found}) == 2
+
+
+def test_a_fixed_input_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = _write(tmp_path / "auth.log", SSHD.encode())
+    code, said, _ = scan(capsys, log, "--no-model", "--input-format", "text")
+    assert code == 0
+    assert "findings: 0" in said
+    code, _, complaint = scan(capsys, log, "--no-model", "--input-format", "json")
+    assert code == 1
+    assert "not JSON" in complaint
+
+
 def test_fail_on_and_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = _write(tmp_path / "auth.log", SSHD.encode())
     code, said, _ = scan(capsys, log, "--no-model", "--quiet", "--out", "-", "--fail-on", "high")

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> Exit:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
     run_daemon(config)
     return Exit.DONE
 
@@ -99,7 +100,7 @@ def _scan_with_progress(args: argparse.Namespace, config: Config) -> Scan:
         def show(name: str, files: int, total: int, records: int) -> None:
             bar.update(task, completed=files, total=total, records=records)
 
-        return run_scan(args.paths, config, on_progress=show)
+        return run_scan(args.paths, config, input_format=args.input_format, on_progress=show)
 
 
 def _print_summary(args: argparse.Namespace, done: Scan) -> None:

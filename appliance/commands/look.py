@@ -3,6 +3,7 @@
 import argparse
 import base64
 import time
+from contextlib import closing
 from typing import Any
 
 from appliance.commands.settings import open_store, parse_level, parse_since, read_config
@@ -42,15 +43,13 @@ def _print_status(view: View, facts: Body) -> None:
         )
     columns = ["seen", "decoded", "rejected", "unmapped", "findings"]
     view.table(
-        ["source", *columns, "files", "behind", "last event (UTC)", "last received (UTC)"],
+        ["source", *columns[:-1], "found", "behind", "last event (UTC)"],
         [
             [
                 row["name"],
                 *(row[name] for name in columns),
-                row.get("files", "-"),
                 row.get("bytes_behind", "-"),
                 show_time(row["last_event"]),
-                show_time(row["last_received"]),
             ]
             for row in facts["sources"]
         ],
@@ -65,7 +64,7 @@ def _print_status(view: View, facts: Body) -> None:
         )
     fired = ", ".join(f"{name} fired {count}" for name, count in facts["detectors"].items())
     view.line(f"detectors: {fired or 'none has fired'}")
-    _print_models(view, facts.get("models"))
+    _print_models(view, facts)
     view.table(
         ["sink", "target", "delivered", "waiting", "lost", "state"],
         [
@@ -100,9 +99,10 @@ def _describe_sink(row: Body) -> str:
     return "ok" if row["acknowledged"] else "ok (can lose messages: not acknowledged)"
 
 
-def _print_models(view: View, models: Body | None) -> None:
-    if models is None:
+def _print_models(view: View, facts: Body) -> None:
+    if not facts["running"]:
         return
+    models, judge, loaded = facts["models"], facts["judge"], facts["rules"]["loaded"]
     encoder = models.get("encoder")
     if encoder:
         view.line(
@@ -110,21 +110,30 @@ def _print_models(view: View, models: Body | None) -> None:
             f"{encoder['answered']} answers, {encoder['restarts']} restarts"
             + (f", last error: {clean(encoder['last_error'])}" if encoder["last_error"] else "")
         )
+    if judge:
+        view.line(
+            f"judge: knows the verdict of {judge['verdicts_known']} of {loaded} rules"
+            + (f", {judge['failed']} failed" if judge["failed"] else "")
+            + (f", waits: {clean(judge['down'])}" if judge["down"] else "")
+        )
     if models["missing"]:
         view.line(f"knowledge: {clean(models['missing'])}", "yellow")
 
 
+def read_selection(args: argparse.Namespace) -> Body:
+    """What --since, --level and --limit select, as the store takes it. Raises UsageError."""
+    return {
+        "since": parse_since(args.since, time.time()),
+        "level": parse_level(args.level),
+        "limit": args.limit,
+    }
+
+
 def findings(args: argparse.Namespace) -> Exit:
     """`appliance findings`."""
-    store = open_store(read_config(args))
-    try:
-        bodies = store.finding_bodies(
-            since=parse_since(args.since, time.time()),
-            level=parse_level(args.level),
-            limit=args.limit,
-        )
-    finally:
-        store.close()
+    selection = read_selection(args)
+    with closing(open_store(read_config(args))) as store:
+        bodies = store.finding_bodies(**selection)
     view = View()
     if args.json:
         view.json(bodies)
@@ -135,17 +144,15 @@ def findings(args: argparse.Namespace) -> Exit:
 
 def _print_findings(view: View, bodies: list[Body], title: str = "") -> None:
     view.table(
-        ["id", "time (UTC)", "level", "host", "title", "technique", "verdict", "incident"],
+        ["id", "time (UTC)", "level", "technique", "host", "title"],
         [
             [
                 body["id"][:12],
                 show_iso(body["time"]),
                 body["level"],
+                body["techniques"][0] if body["techniques"] else "",
                 body["host"],
                 body["title"],
-                " ".join(body["techniques"]),
-                body["verdict"],
-                (body["incident"] or "")[:12],
             ]
             for body in bodies
         ],
@@ -155,27 +162,20 @@ def _print_findings(view: View, bodies: list[Body], title: str = "") -> None:
 
 def incidents(args: argparse.Namespace) -> Exit:
     """`appliance incidents`."""
-    store = open_store(read_config(args))
-    try:
-        rows = store.incidents(
-            since=parse_since(args.since, time.time()),
-            level=parse_level(args.level),
-            limit=args.limit,
-        )
-    finally:
-        store.close()
+    selection = read_selection(args)
+    with closing(open_store(read_config(args))) as store:
+        rows = store.incidents(**selection)
     view = View()
     if args.json:
         view.json([render_incident(row) for row in rows])
         return Exit.DONE
     view.table(
-        ["id", "level", "findings", "first (UTC)", "last (UTC)", "hosts", "worst finding"],
+        ["id", "level", "findings", "last seen (UTC)", "hosts", "worst finding"],
         [
             [
                 row.id[:12],
                 row.level,
                 row.count,
-                show_time(row.first_seen),
                 show_time(row.last_seen),
                 " ".join(e.value for e in row.entities if e.kind == "host"),
                 row.title,
@@ -188,8 +188,7 @@ def incidents(args: argparse.Namespace) -> Exit:
 
 def show(args: argparse.Namespace) -> Exit:
     """`appliance show ID`: exit 1 when there is no such id, or several that start so."""
-    store = open_store(read_config(args))
-    try:
+    with closing(open_store(read_config(args))) as store:
         matches = store.find_ids(args.id.lower())
         if not matches:
             raise ApplianceError(f"no finding or incident has an id that starts with {args.id!r}")
@@ -201,8 +200,6 @@ def show(args: argparse.Namespace) -> Exit:
             _show_finding(args, store.findings_by_ids([key])[key])
         else:
             _show_incident(args, store, key)
-    finally:
-        store.close()
     return Exit.DONE
 
 
@@ -272,12 +269,9 @@ def _show_incident(args: argparse.Namespace, store: Store, key: str) -> None:
 
 def rejected(args: argparse.Namespace) -> Exit:
     """`appliance rejected`: what could not be read, with its bytes and the reason."""
-    store = open_store(read_config(args))
-    try:
+    with closing(open_store(read_config(args))) as store:
         rows = store.rejected_rows(args.limit)
         reasons = store.rejected_reasons()
-    finally:
-        store.close()
     view = View()
     if args.json:
         view.json([{**row, "data": base64.b64encode(row["data"]).decode()} for row in rows])

@@ -133,6 +133,8 @@ class Correlator:
             if _is_notable(incident, grown):
                 self._change.notable.add(grown.id)
             incident = grown
+        # Taken out first: those that went into it stand before it, also in the store.
+        self._change.incidents.pop(incident.id, None)
         self._change.incidents[incident.id] = incident
         self._change.joined[finding.id] = incident.id
         for key in keys:
@@ -250,9 +252,8 @@ class Correlator:
         )
 
     def _merge(self, kept: Incident, other: Incident) -> Incident:
-        # The other stays in the change, so that its number and id are stored although it is gone.
+        # One opened in this batch stays in the change: its number and id are stored nevertheless.
         self._change.merged[other.id] = kept.id
-        self._change.incidents.setdefault(other.id, other)
         self._change.notable.discard(other.id)
         self._change.notable.add(kept.id)
         for finding, incident in self._change.joined.items():

@@ -3,7 +3,8 @@
 A rule's verdict is worked out once, when the rule is loaded, and kept by rule and knowledge base. A
 finding whose rule has its verdict takes it along; one whose rule has none yet goes out at once,
 marked `insufficient_data`, and gets the verdict later as an update. One thread does the slow part,
-behind one bounded queue; while the model is down it waits and tries again.
+behind one bounded queue; while the model is down it waits and tries again. A rule at which the
+expert fails for another reason waits behind the others, so that it can't keep them from theirs.
 """
 
 import threading
@@ -51,8 +52,11 @@ class TagsOnly:
 class Bench:
     """Gives findings their verdicts. `first_verdict`, `take_answers` belong to the line's thread.
 
-    `known` holds verdicts from earlier runs by rule hash; `queue_cap` bounds the rules that wait;
-    `wake` is called (from the bench's thread) when answers are ready.
+    `known` holds verdicts from earlier runs by rule hash; `queue_cap` bounds the queue. A rule that
+    finds it full is counted and waits, with the rules that were only loaded, until it is empty:
+    there are never more of these than loaded rules. `wake` is called when answers are ready (from
+    the bench's thread, or from that of `ask`). `retry_seconds` is the pause while the model is
+    down, `fault_seconds` that while there are only rules at which the expert fails.
     """
 
     def __init__(
@@ -63,21 +67,24 @@ class Bench:
         queue_cap: int,
         wake: Callable[[], None] = lambda: None,
         retry_seconds: float = 0.5,
+        fault_seconds: float = 5.0,
     ) -> None:
         self._expert = expert
         self._verdicts = dict(known)
         self._cap = queue_cap
         self._wake = wake
         self._retry_seconds = retry_seconds
+        self._fault_seconds = fault_seconds
         self._changed = threading.Condition()
         self._asked: dict[str, RuleInfo] = {}
+        self._turned_away: dict[str, RuleInfo] = {}
         self._ahead: deque[RuleInfo] = deque()
+        self._failed: set[str] = set()
         self._answers: list[Answer] = []
-        self._working = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.down_reason = ""
-        self.counts = {"answered": 0, "full": 0, "unavailable": 0}
+        self.counts = {"answered": 0, "full": 0, "unavailable": 0, "failed": 0}
 
     def start(self, rules: Mapping[str, RuleInfo]) -> None:
         """Begin working; rules without a verdict are worked through when nothing is asked."""
@@ -104,37 +111,51 @@ class Bench:
         return self._expert.judge_rule_by_tags(rule, why), True
 
     def ask(self, rule: RuleInfo) -> bool:
-        """Have a rule judged soon; False when the queue is full (it is asked again later)."""
+        """Have a rule judged soon; False when the queue is full (its turn comes after it). The
+        answer comes by `take_answers`, also when it is known already."""
+        known = self._verdicts.get(rule.hash)
         with self._changed:
-            if rule.hash in self._asked or any(a.rule.hash == rule.hash for a in self._answers):
+            if rule.hash in self._asked or self._is_answered(rule):
                 return True
-            if len(self._asked) >= self._cap:
-                self.counts["full"] += 1
-                return False
-            self._asked[rule.hash] = rule
-            self._changed.notify_all()
+            if known is None:
+                return self._enqueue(rule)
+            self._answers.append(Answer(rule, known))
+        self._wake()
         return True
+
+    def _enqueue(self, rule: RuleInfo) -> bool:
+        if len(self._asked) >= self._cap:
+            self.counts["full"] += 1
+            self._turned_away[rule.hash] = rule
+        else:
+            self._turned_away.pop(rule.hash, None)
+            self._asked[rule.hash] = rule
+            self._failed.discard(rule.hash)
+        self._changed.notify_all()
+        return rule.hash in self._asked
+
+    def _is_answered(self, rule: RuleInfo) -> bool:
+        return any(answer.rule.hash == rule.hash for answer in self._answers)
 
     def take_answers(self) -> list[Answer]:
         """Verdicts that have become known since the last call. From now on findings carry them."""
         with self._changed:
             answers, self._answers = self._answers, []
-        for answer in answers:
-            self._verdicts[answer.rule.hash] = answer.verdict
+            self._verdicts.update((answer.rule.hash, answer.verdict) for answer in answers)
         return answers
 
     def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing that was asked is open, or until the model is down."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: bool(self.down_reason) or not (self._asked or self._working), timeout
+                lambda: bool(self.down_reason) or not (self._asked or self._turned_away), timeout
             )
 
     def describe(self) -> dict[str, Any]:
         """Facts for `status`: queue depth and cap, answers, what is wrong."""
         with self._changed:
             return {
-                "queue": len(self._asked),
+                "queue": len(self._asked) + len(self._turned_away),
                 "queue_cap": self._cap,
                 "verdicts_known": len(self._verdicts),
                 "down": self.down_reason,
@@ -145,40 +166,75 @@ class Bench:
         while (rule := self._next_rule()) is not None:
             try:
                 verdict = self._expert.judge_rule(rule)
+            except ModelUnavailable as error:
+                self._note_unavailable(rule, str(error) or "the model is not available")
             except ApplianceError as error:
-                self._note_failure(error)
-                continue
-            with self._changed:
-                self._asked.pop(rule.hash, None)
-                self._answers.append(Answer(rule, verdict))
-                self._working = False
-                self.down_reason = ""
-                self.counts["answered"] += 1
-                self._changed.notify_all()
-            self._wake()
+                self._note_failure(rule, str(error) or type(error).__name__)
+            except Exception as error:  # one rule's fault must not end every rule's verdicts
+                self._note_failure(rule, f"fault in the expert: {type(error).__name__}: {error}")
+            else:
+                self._note_answer(Answer(rule, verdict))
+                self._wake()
 
     def _next_rule(self) -> RuleInfo | None:
-        """The next rule to judge: one that was asked for before one that was only loaded."""
+        """The next rule to judge, when there is one: asked before turned away before only loaded,
+        and those at which the expert failed last of all. None when it is time to stop."""
         with self._changed:
             while not self._stopping:
-                if self._asked:
-                    self._working = True
-                    return next(iter(self._asked.values()))
-                if self._ahead:
+                waiting = (*self._asked.values(), *self._turned_away.values())
+                for rule in waiting:
+                    if rule.hash not in self._failed:
+                        return rule
+                while self._ahead:
                     rule = self._ahead.popleft()
-                    if rule.hash in self._verdicts:
+                    if rule.hash in self._verdicts or rule.hash in self._failed:
                         continue
-                    self._asked[rule.hash] = rule
-                    continue
-                self._changed.wait()
+                    if not self._is_answered(rule):
+                        return rule
+                if not waiting:
+                    self._changed.wait()
+                elif not self._changed.wait_for(self._has_other_work, self._fault_seconds):
+                    return self._next_failed()
         return None
 
-    def _note_failure(self, error: ApplianceError) -> None:
-        """The rule stays asked; it is tried again after a pause."""
+    def _has_other_work(self) -> bool:
+        waiting = self._asked.keys() | self._turned_away.keys()
+        return self._stopping or not waiting <= self._failed
+
+    def _next_failed(self) -> RuleInfo:
+        """A rule at which the expert failed, each in turn."""
+        rules = self._asked or self._turned_away
+        key, rule = next(iter(rules.items()))
+        rules[key] = rules.pop(key)
+        return rule
+
+    def _note_answer(self, answer: Answer) -> None:
+        key = answer.rule.hash
         with self._changed:
-            self.counts["unavailable"] += 1
-            self.down_reason = str(error) or type(error).__name__
-            self._working = False
+            self._asked.pop(key, None)
+            self._turned_away.pop(key, None)
+            self._failed.discard(key)
+            self._answers.append(answer)
+            self.down_reason = ""
+            self.counts["answered"] += 1
             self._changed.notify_all()
-            pause = self._retry_seconds if isinstance(error, ModelUnavailable) else 5.0
-            self._changed.wait_for(lambda: self._stopping, pause)
+
+    def _note_unavailable(self, rule: RuleInfo, reason: str) -> None:
+        """The rule keeps its place; it is tried again after a pause."""
+        with self._changed:
+            if rule.hash not in self._asked and rule.hash not in self._turned_away:
+                self._ahead.appendleft(rule)
+            self.counts["unavailable"] += 1
+            self.down_reason = reason
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._stopping, self._retry_seconds)
+
+    def _note_failure(self, rule: RuleInfo, reason: str) -> None:
+        """The rule waits behind all others; one that nobody has asked for waits until then."""
+        with self._changed:
+            self._failed.add(rule.hash)
+            self.counts["failed"] += 1
+            waiting = self._asked.keys() | self._turned_away.keys()
+            if waiting and waiting <= self._failed:
+                self.down_reason = f"rule {rule.id}: {reason}"
+            self._changed.notify_all()

@@ -123,9 +123,10 @@ def _make_row(body: Body) -> str:
 
     level = str(body["level"])
     cited = "; ".join(f"{c['id']} {c['title']}" for c in body["citations"])
+    # One value often meets several patterns: it is shown once.
+    values = dict.fromkeys((m["field"] or "keyword", m["value"]) for m in body["matched"])
     matched = "<br>".join(
-        f"<code>{clean(m['field'] or 'keyword')}: {clean(m['value'])}</code>"
-        for m in body["matched"][:6]
+        f"<code>{clean(name)}: {clean(value)}</code>" for name, value in list(values)[:6]
     )
     facts = f"{clean(body['verdict'])} &middot; {clean(cited)} &middot; " + clean(
         f"{body['source']['path']} record {body['source']['record']}"

@@ -8,6 +8,7 @@ whatever it missed. Nothing here is durable: checkpoints are, in the store's tra
 
 import glob
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -33,6 +34,9 @@ SETTLE_SECONDS = 1.0
 
 #: Files held open at a time; others are opened again when they grow.
 OPEN_FILES = 256
+
+#: Key of the checkpoint that says that the source has been read before. No file's key is it.
+_BEGUN = "#begun"
 
 _WATCHED = frozenset({"modified", "created", "moved", "deleted", "closed"})
 
@@ -68,7 +72,10 @@ class _Tracked:
 
     @property
     def key(self) -> str:
-        return f"{self.state.logical}#{self.state.generation}"
+        """The stream's name in ids and checkpoints; one to one also for names that are no UTF-8."""
+        name = self.state.logical.replace("\\", "\\\\")
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return f"{name}#{self.state.generation}"
 
     def close(self) -> None:
         if self.stream is not None:
@@ -116,6 +123,7 @@ class FilesSource:
         self._moved: dict[str, _Tracked] = {}
         self._forgotten: set[str] = set()
         self._notices: list[Rejected] = []
+        self._unreadable: dict[str, str] = {}
         self._wake: Callable[[], None] = lambda: None
         self._observer: Any = None
         self._watched: set[str] = set()
@@ -123,11 +131,16 @@ class FilesSource:
         self._dirty: set[str] = set()
         self.counts = {"files_over_cap": 0, "truncated_files": 0, "vanished_files": 0}
         self.watching = False
+        self._begun = False
         for checkpoint in checkpoints:
-            tracked = _Tracked(msgspec.json.decode(checkpoint.state, type=StreamState))
+            if checkpoint.key == _BEGUN:
+                self._begun = True
+                continue
+            tracked = _Tracked(msgspec.convert(json.loads(checkpoint.state), StreamState))
             self._tracked[tracked.key] = tracked
-        # "end" is for what lay there before the appliance first came; later files are read whole.
-        self._skip_present = start_at == "end" and not self._tracked
+        # "end" is for what lay there before the appliance first came; later files are read whole,
+        # also those that came while it was down.
+        self._skip_present = start_at == "end" and not self._begun
 
     def start(self, wake: Callable[[], None]) -> None:
         """Begin watching; `wake` is called (from another thread) when something changed."""
@@ -155,8 +168,7 @@ class FilesSource:
         the files are or contain."""
         now = self._clock()
         self._look(now)
-        batch = SourceBatch([], self._notices, [])
-        self._notices = []
+        batch = SourceBatch([], [], [])
         for key, tracked in list(self._active.items()):
             if len(batch.records) >= limit:
                 break
@@ -167,17 +179,22 @@ class FilesSource:
                 # Behind the others next time, so that one busy file can't starve the rest.
                 self._active[key] = tracked
         self._close_surplus()
+        batch.rejected.extend(self._notices)
+        self._notices.clear()
         batch.checkpoints.extend(
-            Checkpoint(self.name, key, msgspec.json.encode(tracked.state))
+            Checkpoint(self.name, key, _encode_state(tracked.state))
             for key, tracked in self._moved.items()
         )
         batch.checkpoints.extend(Checkpoint(self.name, key, b"") for key in self._forgotten)
+        if not self._begun:
+            batch.checkpoints.append(Checkpoint(self.name, _BEGUN, b"1"))
         return batch
 
     def commit(self) -> None:
         """What the last poll gave is stored: never give it again."""
         for tracked in self._moved.values():
             tracked.committed = msgspec.structs.replace(tracked.state)
+        self._begun = True
         self._moved.clear()
         self._forgotten.clear()
 
@@ -212,6 +229,7 @@ class FilesSource:
             "bytes_behind": behind,
             "bytes_unfinished": pending,
             "watching": self.watching,
+            "unreadable_files": len(self._unreadable),
             **self.counts,
         }
 
@@ -354,7 +372,11 @@ class FilesSource:
         self._active[tracked.key] = tracked
 
     def _say(self, path: str, reason: str) -> None:
-        """Count and list a file that can't be read, once a rescan."""
+        """List a file that can't be read: once, until the reason is another."""
+        if self._unreadable.get(path) == reason:
+            return
+        if len(self._unreadable) < self._files_cap:
+            self._unreadable[path] = reason
         name = StreamName(self.name, path, path, path)
         cursor = Cursor(name.source, path, 0, 0)
         record = RawRecord(b"", name.source, path, path, cursor, self._clock(), self._format)
@@ -448,6 +470,7 @@ class FilesSource:
             stream.close()
             tracked.waits_until = status.st_mtime + SETTLE_SECONDS
             return False
+        self._unreadable.pop(state.path, None)
         state.size = -1
         tracked.stream = stream
         return True
@@ -465,6 +488,11 @@ class FilesSource:
         if surplus > 0:
             for tracked in sorted(held, key=lambda t: t.grown)[:surplus]:
                 tracked.close()
+
+
+def _encode_state(state: StreamState) -> bytes:
+    """As JSON in ASCII: a file's name may hold bytes that are no UTF-8 (as lone surrogates)."""
+    return json.dumps(msgspec.to_builtins(state)).encode("ascii")
 
 
 class _Waker(FileSystemEventHandler):
