@@ -14,7 +14,9 @@ setup: ## system packages, .venv, models, knowledge base: whatever is missing
 demo: setup ## set up, then watch the daemon find a played intrusion (ends by itself)
 	@$(PY) -m tests.demo.run
 
-test: setup lint types check-tests ## set up, then lint, types and tests
+# Not as prerequisites beside `setup`: with -j they would begin before it is done.
+test: setup ## set up, then lint, types and tests
+	@$(MAKE) --no-print-directory lint types check-tests
 
 lint: ## ruff, lint and format
 	$(VENV)/bin/ruff check .

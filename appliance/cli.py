@@ -4,10 +4,13 @@ Exit codes are in errors.Exit. Errors go to standard error, one a line, never as
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Final
 
 from appliance import __version__
 from appliance.emit.text import cap_text, show_hidden
@@ -16,6 +19,24 @@ from appliance.schema import LEVELS
 
 #: Handlers are named, not imported: `status` should not wait for the rule engine to load.
 Handler = tuple[str, str]
+
+#: Most rows that one command lists.
+MOST_ROWS: Final = 1_000_000_000
+#: Most entries that one search gives; the knowledge base has some thousands.
+MOST_ENTRIES: Final = 10_000
+
+
+def count(least: int, most: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` to `most`."""
+
+    def read_count(text: str) -> int:
+        # Not int() alone, which also takes " 1_0 " and the digits of other scripts.
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {least} to {most}")
+        return value
+
+    return read_count
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +61,7 @@ def _command(
     text: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(handler=handler)
+    parser.set_defaults(handler=handler, command=parser.prog.partition(" ")[2])
     return parser
 
 
@@ -108,16 +129,22 @@ def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         listing = _command(commands, name, ("look", name), text)
         listing.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
         listing.add_argument("--level", choices=LEVELS, help="at least this level")
-        listing.add_argument("--limit", type=int, default=1000, metavar="N", help="the newest N")
+        listing.add_argument(
+            "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="the newest N"
+        )
         _add_config(listing, state=True)
         _add_json(listing)
     show = _command(commands, "show", ("look", "show"), "show one finding or incident")
     show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
-    show.add_argument("--limit", type=int, default=1000, metavar="N", help="findings shown")
+    show.add_argument(
+        "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="findings shown"
+    )
     _add_config(show, state=True)
     _add_json(show)
     rejected = _command(commands, "rejected", ("look", "rejected"), "list records not readable")
-    rejected.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N")
+    rejected.add_argument(
+        "--limit", type=count(0, MOST_ROWS), default=50, metavar="N", help="the newest N"
+    )
     _add_config(rejected, state=True)
     _add_json(rejected)
 
@@ -146,34 +173,91 @@ def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     search = _command(base, "search", ("models", "kb_search"), "find entries near to a text")
     search.add_argument("query", metavar="TEXT")
     search.add_argument("--type", metavar="TYPE", help="only entries of this type (technique)")
-    search.add_argument("-k", type=int, default=5, metavar="K", help="how many (default 5)")
+    search.add_argument(
+        "-k", type=count(1, MOST_ENTRIES), default=5, metavar="K", help="how many (default 5)"
+    )
     _add_json(search)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; give its exit code."""
-    args = build_parser().parse_args(argv)
-    module, name = args.handler
+    _prepare_streams()
+    name = "help"
     try:
-        handlers = import_module(f"appliance.commands.{module}")
-        handler: Callable[[argparse.Namespace], Exit] = getattr(handlers, name)
-        return int(handler(args))
+        try:
+            args = build_parser().parse_args(argv)
+            name = args.command
+            module, function = args.handler
+            handlers = import_module(f"appliance.commands.{module}")
+            handler: Callable[[argparse.Namespace], Exit] = getattr(handlers, function)
+            return int(handler(args))
+        finally:
+            sys.stdout.flush()  # a full disk is heard of here, not when the interpreter ends
     except ConfigError as error:
-        return _fail("configuration", error, Exit.BAD_CONFIG)
+        return _fail("configuration", str(error), Exit.BAD_CONFIG)
     except BrokenPipeError:
-        # Whoever read our output has gone: say nothing more there, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _drop_output()
         return int(Exit.DONE)
     except ApplianceError as error:
         usage = isinstance(error, UsageError)
-        return _fail(args.handler[1], error, Exit.USAGE if usage else Exit.FOUND_OR_FAILED)
+        return _fail(name, str(error), Exit.USAGE if usage else Exit.FOUND_OR_FAILED)
+    except (OSError, UnicodeError) as error:
+        # The doorway of the operating system, for all that no stage could say better.
+        _drop_output()
+        return _fail(name, _describe_fault(error), Exit.FOUND_OR_FAILED)
     except KeyboardInterrupt:
         return 130
 
 
-def _fail(what: str, error: ApplianceError, code: Exit) -> int:
-    for line in str(error).splitlines() or [type(error).__name__]:
-        print(f"appliance: {what}: {show_hidden(cap_text(line, 2000))}", file=sys.stderr)  # noqa: T201
+def _prepare_streams() -> None:
+    """Standard streams on which printing raises nothing for what is printed, and that are there.
+
+    A stream that was closed before the start (`>&-`) is replaced by one that fails: its number
+    must not go to a file opened later, which would then be written to. Standard error, whose
+    failure nobody could be told of, becomes the null device.
+    """
+    # Opened the wrong way round, so that reading or writing fails.
+    for number, name, flags, mode in (
+        (0, "stdin", os.O_WRONLY, "r"),
+        (1, "stdout", os.O_RDONLY, "w"),
+        (2, "stderr", os.O_WRONLY, "w"),
+    ):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the terminal's character set lacks is shown as an escape, not as a traceback.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """When what is still buffered can't be written, send it nowhere: the interpreter would try
+    again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _describe_fault(error: OSError | UnicodeError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _fail(what: str, reason: str, code: Exit) -> int:
+    with contextlib.suppress(OSError):  # standard error is full or gone: the exit code says it
+        for line in reason.splitlines() or ["failed"]:
+            shown = show_hidden(cap_text(line, 2000))
+            print(f"appliance: {what}: {shown}", file=sys.stderr)  # noqa: T201
+        sys.stderr.flush()
     return int(code)
 
 

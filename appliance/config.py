@@ -1,23 +1,51 @@
 """YAML -> frozen dataclasses; every error at once, each with file, line and key.
 
 The dataclasses below are the whole configuration: a key that is not a field here is an error, never
-ignored. Limits stand together with their defaults.
+ignored. Limits stand together with their defaults, and with the least and most they may be set to.
 """
 
+import errno
+import glob
 import os
+import re
+import stat
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 import yaml
 
+from appliance.control import SOCKET_BYTES
+from appliance.emit.sinks import SinkSettings, build_sink
+from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
 from appliance.schema import MessageKind
 
 Format = Literal["auto", "json", "syslog3164", "syslog5424", "text"]
+
+#: Longest configuration that is read, in bytes: a device named by mistake has no end.
+CONFIG_BYTES: Final = 4 << 20
+#: Longest name of a source or sink, in characters: it stands in every row of `status`.
+NAME_CHARACTERS: Final = 200
+#: Longest component of a path in bytes: NAME_MAX of Linux.
+COMPONENT_BYTES: Final = 255
+#: Longest host name in characters, and of what it is: RFC 5424, section 6 (PRINTUSASCII).
+HOSTNAME: Final = re.compile(r"[\x21-\x7e]{1,255}")
+#: Control characters and lone surrogates: never part of a name, and no path is meant to hold one.
+_NOT_TEXT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+#: Most rows of a table on disk: at 1 kB a row a terabyte, and far within SQLite's 64 bits.
+_MOST_ROWS: Final = 1_000_000_000
+#: Most entries of what is kept in memory: at 100 bytes an entry a gigabyte.
+_MOST_ENTRIES: Final = 10_000_000
+
+
+def _bounded(default: Any, least: float, most: float) -> Any:
+    """A field with its default, and the least and most that it may be set to."""
+    return field(default=default, metadata={"least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +73,7 @@ class SyslogSink:
     transport: Literal["tcp", "udp", "unix"]
     address: str
     facility: str = "local4"
-    max_bytes: int = 0
+    max_bytes: int = _bounded(0, 0, 1 << 20)
     enterprise: str = "32473"
     kinds: tuple[MessageKind, ...] = ("finding", "update", "incident")
 
@@ -65,25 +93,26 @@ class Correlate:
     """How findings join: a shared entity within `window_seconds` of event time, while the incident
     spans no more than `max_span_seconds`."""
 
-    window_seconds: float = 1800.0
-    max_span_seconds: float = 86400.0
+    window_seconds: float = _bounded(1800.0, 1, 10 * 366 * 86400)
+    max_span_seconds: float = _bounded(86400.0, 1, 10 * 366 * 86400)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Every cap of the appliance. What goes over one is counted in `status`."""
 
-    record_bytes: int = 1 << 20
-    rejected_bytes: int = 1 << 16
-    batch_records: int = 2000
-    judge_queue: int = 1000
-    outbox_rows: int = 100_000
-    findings_rows: int = 1_000_000
-    incidents_rows: int = 100_000
-    rejected_rows: int = 10_000
-    correlation_keys: int = 200_000
-    incident_findings: int = 5_000
-    files_per_source: int = 10_000
+    record_bytes: int = _bounded(1 << 20, 1, 64 << 20)  # one is held in memory whole
+    rejected_bytes: int = _bounded(1 << 16, 1, 64 << 20)
+    batch_records: int = _bounded(2000, 1, 100_000)  # a batch too, and its transaction
+    batch_bytes: int = _bounded(8 << 20, 1 << 16, 1 << 30)  # of all sources' records together
+    judge_queue: int = _bounded(1000, 1, _MOST_ENTRIES)
+    outbox_rows: int = _bounded(100_000, 1, _MOST_ROWS)
+    findings_rows: int = _bounded(1_000_000, 1, _MOST_ROWS)
+    incidents_rows: int = _bounded(100_000, 1, _MOST_ROWS)
+    rejected_rows: int = _bounded(10_000, 1, _MOST_ROWS)
+    correlation_keys: int = _bounded(200_000, 1, _MOST_ENTRIES)
+    incident_findings: int = _bounded(5_000, 1, _MOST_ENTRIES)
+    files_per_source: int = _bounded(10_000, 1, _MOST_ENTRIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +126,7 @@ class Config:
     models_dir: str = ""
     knowledge_dir: str = ""
     model: bool = True
-    rescan_seconds: float = 5.0
+    rescan_seconds: float = _bounded(5.0, 0.1, 86400)
     sources: tuple[FilesSource, ...] = ()
     sinks: tuple[SyslogSink | FileSink, ...] = ()
     correlate: Correlate = field(default_factory=Correlate)
@@ -116,6 +145,22 @@ class Config:
         return Path(self.control_socket or Path(self.state_dir) / "control.sock")
 
 
+def describe_sink(spec: SyslogSink | FileSink) -> SinkSettings:
+    """A sink as the way out takes it: of `run` and of the check alike."""
+    kinds = frozenset(spec.kinds)
+    if isinstance(spec, FileSink):
+        return SinkSettings(type="file", address=spec.path, kinds=kinds)
+    return SinkSettings(
+        type="syslog",
+        address=spec.address,
+        transport=spec.transport,
+        facility=spec.facility,
+        enterprise=spec.enterprise,
+        max_bytes=spec.max_bytes or None,
+        kinds=kinds,
+    )
+
+
 #: Set by us, never read from the file.
 _INTERNAL = frozenset({"path", "lines"})
 
@@ -127,10 +172,17 @@ class _Problems:
         self.path = path
         self.found: list[tuple[int, str]] = []
         self.lines: dict[str, int] = {}
+        self._keys: set[str] = set()
 
     def add(self, line: int, key: str, reason: str) -> None:
-        where = f"{self.path}:{line}: {key}: " if key else f"{self.path}:{line}: "
-        self.found.append((line, where + reason))
+        shown = show_hidden(cap_text(key, NAME_CHARACTERS))
+        where = f"{self.path}:{line}: {shown}: " if key else f"{self.path}:{line}: "
+        self.found.append((line, where + show_hidden(reason)))
+        self._keys.add(key)
+
+    def has(self, key: str) -> bool:
+        """Whether something is wrong with this key's value already."""
+        return key in self._keys
 
     def say(self, key: str, reason: str) -> None:
         """Add a problem of a key whose line is already known."""
@@ -150,8 +202,9 @@ def _scalar(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)
-    except (ValueError, yaml.YAMLError):
-        return node.value
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
+        # What SafeLoader raises for `!!bool maybe`, `!!timestamp foo`, `!!int ""`.
+        return MISSING
     finally:
         loader.dispose()
 
@@ -164,7 +217,10 @@ def _describe(kind: Any) -> str:
     )
 
 
-def _read_value(node: yaml.Node, kind: Any, key: str, problems: _Problems) -> Any:
+def _read_value(
+    node: yaml.Node, kind: Any, key: str, problems: _Problems, bounds: typing.Mapping[str, float]
+) -> Any:
+    """The node's value as `kind`; None, and a problem, when it is none."""
     problems.lines[key] = _line(node)
     origin = get_origin(kind)
     if origin is tuple:
@@ -173,25 +229,47 @@ def _read_value(node: yaml.Node, kind: Any, key: str, problems: _Problems) -> An
             return ()
         item = get_args(kind)[0]
         return tuple(
-            _read_value(child, item, f"{key}[{i}]", problems) for i, child in enumerate(node.value)
+            _read_value(child, item, f"{key}[{i}]", problems, bounds)
+            for i, child in enumerate(node.value)
         )
     if origin in (typing.Union, types.UnionType):
         return _read_tagged(node, get_args(kind), key, problems)
     if is_dataclass(kind):
         return _read_mapping(node, typing.cast(type, kind), key, problems)
-    value = _scalar(node)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if origin is Literal:
-        good = value in get_args(kind)
-    else:
-        good = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
-    if not good:
+    value = _convert(_scalar(node), kind)
+    if value is None:
         shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
         problems.add(_line(node), key, f"must be {_describe(kind)}, not {str(shown)[:80]!r}")
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-        problems.add(_line(node), key, f"must be greater than 0, not {value}")
+    elif reason := _find_fault(value, bounds):
+        problems.add(_line(node), key, reason)
+        value = None
     return value
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """The scalar as this kind of value, or None when it is another."""
+    if get_origin(kind) is Literal:
+        return value if value in get_args(kind) else None
+    if isinstance(value, bool) != (kind is bool):
+        return None
+    if kind is float and isinstance(value, int):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return value if isinstance(value, kind) else None
+
+
+def _find_fault(value: Any, bounds: typing.Mapping[str, float]) -> str:
+    """Why a value of the right type is refused; empty when it is not."""
+    if isinstance(value, str):
+        found = _NOT_TEXT.search(value)
+        return f"must not hold the character U+{ord(found[0]):04X}" if found else ""
+    if isinstance(value, bool) or not bounds:
+        return ""
+    least, most = bounds["least"], bounds["most"]
+    # Not a number is neither.
+    return "" if least <= value <= most else f"must be {least:,} to {most:,}, not {value:,}"
 
 
 def _read_tagged(node: yaml.Node, choices: tuple[Any, ...], key: str, problems: _Problems) -> Any:
@@ -220,14 +298,15 @@ def _read_mapping(node: yaml.Node, kind: type, key: str, problems: _Problems) ->
     known = {f.name: f for f in fields(kind) if f.name not in internal}
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
-        name = str(name_node.value)
+        name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else "a key"
         dotted = f"{key}.{name}" if key else name
         if name not in known:
             problems.add(_line(name_node), dotted, "unknown key; known: " + ", ".join(known))
         elif name in values:
             problems.add(_line(name_node), dotted, "given twice")
         else:
-            values[name] = _read_value(value_node, hints[name], dotted, problems)
+            bounds = known[name].metadata
+            values[name] = _read_value(value_node, hints[name], dotted, problems, bounds)
     for name, spec in known.items():
         required = spec.default is MISSING and spec.default_factory is MISSING
         if required and name not in values:
@@ -236,68 +315,165 @@ def _read_mapping(node: yaml.Node, kind: type, key: str, problems: _Problems) ->
     return kind(**values)
 
 
-def _check_unique(config: Config, problems: _Problems) -> None:
+def _check_names(config: Config, problems: _Problems) -> None:
     for group, items in (("sources", config.sources), ("sinks", config.sinks)):
         seen: dict[str, int] = {}
         for i, item in enumerate(items):
             name = getattr(item, "name", None)
             key = f"{group}[{i}].name"
-            if name is not None and name in seen:
+            if name is None:
+                continue
+            if not 0 < len(name) <= NAME_CHARACTERS:
+                problems.say(key, f"must have 1 to {NAME_CHARACTERS} characters")
+            if name in seen:
                 problems.say(key, f"{name!r} is already used on line {seen[name]}")
-            if name is not None:
-                seen[name] = problems.lines.get(key, 1)
+            seen[name] = problems.lines.get(key, 1)
 
 
-def _check_address(sink: SyslogSink, key: str, problems: _Problems) -> None:
-    if sink.transport == "unix" or not isinstance(sink.address, str):
+def _look_at(path: str) -> tuple[os.stat_result | None, str]:
+    """What is at the path, or why that can't be known. An empty path is the current folder."""
+    try:
+        return Path(path).stat(), ""
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return None, "" if missing else (error.strerror or str(error))
+    except ValueError as error:  # UnicodeError too: the file system's encoding can't express it
+        return None, str(error)
+
+
+def _check_folder(path: str, key: str, problems: _Problems, shown: str = "") -> None:
+    status, reason = _look_at(path)
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        problems.say(key, f"{reason or 'no such folder'}: {shown or path}")
+
+
+def _check_state(config: Config, problems: _Problems) -> None:
+    """The state folder is made at the start, so it may be missing, but nothing else be there."""
+    if problems.has("state_dir") or problems.has("control_socket"):
         return
-    host, _, port = sink.address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        problems.say(f"{key}.address", f"must be host:port, not {sink.address!r}")
+    status, reason = _look_at(config.state_dir)
+    if not config.state_dir:
+        problems.say("state_dir", "must name a folder")
+    elif reason or (status is not None and not stat.S_ISDIR(status.st_mode)):
+        problems.say("state_dir", f"{reason or 'not a folder'}: {config.state_dir}")
+    else:
+        key = "control_socket" if config.control_socket else "state_dir"
+        _check_socket(str(config.control_path), key, problems)
+
+
+def _check_socket(path: str, key: str, problems: _Problems) -> None:
+    """Raised by bind and connect, and so only at the start or never said."""
+    length = len(path.encode("utf-8", "surrogateescape"))
+    if length > SOCKET_BYTES:
+        problems.say(
+            key, f"the socket's path has {length} bytes, more than {SOCKET_BYTES}: {path[:80]}..."
+        )
 
 
 def _check_source(source: FilesSource, key: str, problems: _Problems) -> None:
-    if source.paths == ():
+    if source.paths == () and not problems.has(f"{key}.paths"):
         problems.say(f"{key}.paths", "must name at least one path")
     for j, path in enumerate(source.paths or ()):
-        if isinstance(path, str) and not path.startswith("/"):
-            problems.say(f"{key}.paths[{j}]", f"must be an absolute path, not {path!r}")
-    if isinstance(source.timezone, str):
+        if path is not None:
+            _check_pattern(path, f"{key}.paths[{j}]", problems)
+    if source.timezone is not None:
         try:
             ZoneInfo(source.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             problems.say(f"{key}.timezone", f"no such time zone: {source.timezone!r}")
 
 
+def _check_pattern(path: str, key: str, problems: _Problems) -> None:
+    """What it names may come later, and need not be readable yet; but it must be able to be."""
+    if not path.startswith("/"):
+        problems.say(key, f"must be an absolute path, not {path[:80]!r}")
+    for part in path.split("/"):
+        if len(part.encode()) > COMPONENT_BYTES and not glob.has_magic(part):
+            problems.say(key, f"{os.strerror(errno.ENAMETOOLONG)}: {part[:80]}...")
+            return
+
+
 def _check_file(sink: FileSink, key: str, written: dict[str, str], problems: _Problems) -> None:
     """Its folder must be there, and no other sink may write the file: each would take the other's
     lines for its own cut-off ones."""
-    path = os.path.realpath(sink.path)
-    if not Path(path).parent.is_dir():
-        problems.say(key, f"no such folder: {Path(sink.path).parent}")
+    try:
+        path = os.path.realpath(sink.path)
+    except (OSError, ValueError) as error:
+        problems.say(key, str(error))
+        return
+    _check_folder(str(Path(path).parent), key, problems, str(Path(sink.path).parent))
+    status, reason = _look_at(path)
+    if reason and not problems.has(key):
+        problems.say(key, f"{reason}: {sink.path}")
+    elif status is not None and not stat.S_ISREG(status.st_mode):
+        problems.say(key, f"not a regular file: {sink.path}")
     if path in written:
         problems.say(key, f"{sink.path} is also written by sink {written[path]!r}")
     written[path] = sink.name
 
 
+def _check_sink(spec: SyslogSink | FileSink, hostname: str, key: str, problems: _Problems) -> None:
+    """Build the sink as `run` does: each setting alone first, so that all that is wrong is said at
+    its key, then all of them together."""
+    if problems.has(f"{key}.transport") or problems.has(f"{key}.kinds"):
+        return
+    is_file = isinstance(spec, FileSink)
+    names = ("address",) if is_file else ("address", "facility", "enterprise", "max_bytes")
+    keys = {name: f"{key}.path" if is_file else f"{key}.{name}" for name in names}
+    given = describe_sink(spec)
+    harmless = "/dev/log" if is_file or given.transport == "unix" else "[::1]:514"
+    plain = SinkSettings(type=given.type, transport=given.transport, address=harmless)
+    for name in names:
+        alone = msgspec.structs.replace(plain, **{name: getattr(given, name)})
+        if not problems.has(keys[name]) and (reason := _try_sink(alone, hostname)):
+            problems.say(keys[name], reason)
+    if not any(problems.has(k) for k in keys.values()) and (reason := _try_sink(given, hostname)):
+        problems.say(key, reason)
+
+
+def _try_sink(settings: SinkSettings, hostname: str) -> str:
+    """Why `run` would refuse the sink; empty when it would not."""
+    try:
+        # The longest process id there is: PID_MAX_LIMIT of Linux, 4194304.
+        build_sink("", settings, hostname=hostname, procid="4194304")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _check_sinks(config: Config, problems: _Problems) -> None:
+    written: dict[str, str] = {}
+    hostname = config.hostname
+    if hostname and not HOSTNAME.fullmatch(hostname):
+        problems.say("hostname", "must be 1 to 255 visible ASCII characters without blanks")
+        hostname = ""
+    for i, sink in enumerate(config.sinks):
+        key = f"sinks[{i}]"
+        if isinstance(sink, SyslogSink) and sink.transport == "unix" and sink.address is not None:
+            if not sink.address.startswith("/"):
+                problems.say(f"{key}.address", f"must be an absolute path, not {sink.address!r}")
+            _check_socket(sink.address, f"{key}.address", problems)
+        if isinstance(sink, SyslogSink | FileSink):
+            _check_sink(sink, hostname or "-", key, problems)
+        if isinstance(sink, FileSink) and not problems.has(f"{key}.path"):
+            _check_file(sink, f"{key}.path", written, problems)
+
+
 def _check_places(config: Config, problems: _Problems) -> None:
     """What must be there before the start: rules, zones, folders that sinks write to."""
+    _check_state(config, problems)
     for i, rules in enumerate(config.rules):
-        if isinstance(rules, str) and not Path(rules).exists():
-            problems.say(f"rules[{i}]", f"no such file or folder: {rules}")
+        if rules is not None:
+            status, reason = _look_at(rules)
+            if status is None or not rules:
+                problems.say(f"rules[{i}]", f"{reason or 'no such file or folder'}: {rules}")
     for name in ("models_dir", "knowledge_dir"):
-        given = getattr(config, name)
-        if given and isinstance(given, str) and not Path(given).is_dir():
-            problems.say(name, f"no such folder: {given}")
+        if given := getattr(config, name):
+            _check_folder(given, name, problems)
     for i, source in enumerate(config.sources):
         if isinstance(source, FilesSource):
             _check_source(source, f"sources[{i}]", problems)
-    written: dict[str, str] = {}
-    for i, sink in enumerate(config.sinks):
-        if isinstance(sink, SyslogSink):
-            _check_address(sink, f"sinks[{i}]", problems)
-        elif isinstance(sink, FileSink) and isinstance(sink.path, str):
-            _check_file(sink, f"sinks[{i}].path", written, problems)
+    _check_sinks(config, problems)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -312,15 +488,17 @@ def parse_config(text: str, path: str) -> Config:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError([f"{path}:{mark.line + 1 if mark else 1}: {error.problem}"]) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError([f"{path}:1: not readable as YAML: {error}"]) from error
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        # The last two: an escape that names no character ("\\UFFFFFFFF").
+        reason = show_hidden(" ".join(str(error).split()))
+        raise ConfigError([f"{path}:1: not readable as YAML: {reason}"]) from error
     if node is None:
         raise ConfigError([f"{path}:1: the file is empty; name at least one source"])
     config = _read_mapping(node, Config, "", problems)
     if config is not None:
-        _check_unique(config, problems)
+        _check_names(config, problems)
         _check_places(config, problems)
-        if not config.sources:
+        if not config.sources and not problems.has("sources"):
             problems.say("sources", "name at least one source")
     if problems.found:
         raise ConfigError(problems.texts())
@@ -331,7 +509,12 @@ def parse_config(text: str, path: str) -> Config:
 def load_config(path: Path) -> Config:
     """Read and check the configuration file. Raises ConfigError (also when it can't be read)."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+        with path.open("rb") as file:
+            raw = file.read(CONFIG_BYTES + 1)
+        text = raw.decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError([f"{path}: cannot be read: {reason or error}"]) from error
+    if len(raw) > CONFIG_BYTES:
+        raise ConfigError([f"{path}: cannot be read: longer than {CONFIG_BYTES} bytes"])
     return parse_config(text, str(path))

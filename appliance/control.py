@@ -24,6 +24,10 @@ log = logging.getLogger("appliance")
 
 QUESTION_BYTES = 4096
 TIMEOUT_SECONDS = 5.0
+#: How long `close` waits for the answer at hand.
+CLOSE_SECONDS = 1.0
+#: Longest path of a Unix socket in bytes: `sun_path` of unix(7) has 108 with the NUL.
+SOCKET_BYTES = 107
 #: A question is one line, written at once; who takes longer must not hold up the others.
 QUESTION_SECONDS = 1.0
 ACCEPT_RETRY_SECONDS = 0.1
@@ -63,7 +67,7 @@ class ControlServer:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         if self._thread.is_alive():
-            self._thread.join(TIMEOUT_SECONDS)
+            self._thread.join(CLOSE_SECONDS)
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
@@ -150,6 +154,8 @@ def ask_daemon(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(TIMEOUT_SECONDS)
+        if len(os.fsencode(path)) > SOCKET_BYTES:
+            return None  # no daemon could have bound it
         try:
             client.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 from zoneinfo import ZoneInfo
 
 from appliance import __version__
+from appliance.alarm import Alarm
 from appliance.assembly import (
     Experts,
     build_detectors,
@@ -29,10 +29,10 @@ from appliance.assembly import (
     read_known_verdicts,
     store_limits,
 )
-from appliance.config import Config, FileSink, FilesSource, SyslogSink
+from appliance.config import Config, FileSink, FilesSource, SyslogSink, describe_sink
 from appliance.control import ControlServer
-from appliance.delivery import Delivery
-from appliance.emit.sinks import Sink, SinkSettings, build_sink
+from appliance.delivery import Delivery, close_deliveries
+from appliance.emit.sinks import Sink, build_sink
 from appliance.errors import ApplianceError, StoreError
 from appliance.judge.bench import Answer, Bench
 from appliance.pipeline import Line, apply_answers, process
@@ -69,23 +69,14 @@ def open_source(
 
 def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> Sink:
     """A sink as configured. Raises ApplianceError when its settings make no sense."""
-    kinds = frozenset(spec.kinds)
-    if isinstance(spec, FileSink):
-        settings = SinkSettings(type="file", address=spec.path, kinds=kinds)
-    else:
-        settings = SinkSettings(
-            type="syslog",
-            address=spec.address,
-            transport=spec.transport,
-            facility=spec.facility,
-            enterprise=spec.enterprise,
-            max_bytes=spec.max_bytes or None,
-            kinds=kinds,
-        )
     hostname = config.hostname or socket.gethostname()
     try:
         return build_sink(
-            spec.name, settings, hostname=hostname, procid=str(os.getpid()), on_step=on_step
+            spec.name,
+            describe_sink(spec),
+            hostname=hostname,
+            procid=str(os.getpid()),
+            on_step=on_step,
         )
     except ValueError as error:
         raise ApplianceError(f"sink {spec.name}: {error}") from error
@@ -120,10 +111,11 @@ class Daemon:
         self.config = config
         self._clock = clock
         self._on_step = on_step
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._wake = Alarm()
+        self._stopping = Alarm()
         self._store_error = ""
         self._answers: list[Answer] = []
+        self._first = 0  # the source that is asked first
         self.started = clock()
         self._lock = lock_state(Path(config.state_dir))
         self.rules = load_rule_set(config.rules)
@@ -152,14 +144,15 @@ class Daemon:
         self.control = ControlServer(config.control_path, lambda _: self.status())
 
     def stop(self) -> None:
-        """Have `run` end after the batch at hand. Safe to call from a signal handler."""
+        """Have `run` end after the batch at hand. Safe to call from a signal handler: an Alarm
+        may be set while this very thread is inside its `wait` or `clear`."""
         self._stopping.set()
         self._wake.set()
 
     def run(self) -> None:
         """Turn the line until `stop`; then deliver what can be delivered at once, and close."""
-        self._start()
         try:
+            self._start()
             while not self._stopping.is_set():
                 self._wake.clear()
                 moved = self._turn()
@@ -172,6 +165,7 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """Everything `status` shows, as JSON values."""
         rules = self.rules
+        ledger = self.detectors["sigma"].counts().values()
         live: dict[str, Any] = {
             "running": True,
             "version": __version__,
@@ -180,7 +174,12 @@ class Daemon:
             "store_error": self._store_error,
             "sources": {source.name: source.describe() for source in self.sources},
             "sinks": {d.sink.name: d.describe() for d in self.deliveries},
-            "rules": {"loaded": len(rules.rules), "refused": len(rules.refused)},
+            "rules": {
+                "loaded": len(rules.rules),
+                "refused": len(rules.refused),
+                "met": sum(1 for row in ledger if row["evaluated"]),
+                "fired": sum(1 for row in ledger if row["fired"]),
+            },
             "rule_errors": {
                 key: {"count": fault.count, "reason": fault.reason}
                 for key, fault in list(self.detectors["sigma"].errors.items())
@@ -225,22 +224,23 @@ class Daemon:
             log.warning("knowledge: %s", self.experts.why_not)
 
     def _close(self) -> None:
+        for delivery in self.deliveries:  # all at once, while the rest is closed
+            delivery.begin_close()
         for source in self.sources:
             source.close()
-        for delivery in self.deliveries:
-            delivery.close(DRAIN_SECONDS)
-        self.control.close()
+        # First the model: the bench's thread may be waiting for its answer.
+        self.experts.close()
         if isinstance(self.judge, Bench):
             self.judge.close()
-        self.experts.close()
+        close_deliveries(self.deliveries, DRAIN_SECONDS)
+        self.control.close()
         self.store.close()
         self._lock.close()
         log.info("stopped")
 
     def _turn(self) -> bool:
         """One turn of the line; True when there may be more to do at once."""
-        cap = self.config.limits.batch_records
-        batches: list[SourceBatch] = [source.poll(cap) for source in self.sources]
+        batches = self._poll_sources()
         if not any(b.records or b.rejected or b.checkpoints for b in batches):
             return False
         try:
@@ -257,6 +257,19 @@ class Daemon:
         if batch.messages:
             self._wake_deliveries()
         return any(source.has_more for source in self.sources)
+
+    def _poll_sources(self) -> list[SourceBatch]:
+        """What the sources have, within one batch's bytes for all of them; the next turn begins
+        with another source."""
+        limits = self.config.limits
+        left = limits.batch_bytes
+        batches: list[SourceBatch] = []
+        for source in self.sources[self._first :] + self.sources[: self._first]:
+            batch = source.poll(limits.batch_records, max(left, 0))
+            left -= sum(len(record.data) for record in batch.records)
+            batches.append(batch)
+        self._first = (self._first + 1) % max(len(self.sources), 1)
+        return batches
 
     def _undo(self, error: StoreError) -> None:
         """Nothing of the batch is stored: take it again after a pause."""

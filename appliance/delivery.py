@@ -6,6 +6,7 @@ growing pauses. A position is committed only for what the sink says is delivered
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ BATCH_MESSAGES = 500
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 15.0
 IDLE_SECONDS = 1.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 
 class Outbox(Protocol):
@@ -60,18 +61,28 @@ class Delivery:
             self._idle.clear()
             self._wake.set()
 
-    def close(self, drain_seconds: float) -> None:
-        """Deliver what is waiting, for this long at the most, then stop. A sink that rests after a
-        failure is tried at once."""
+    def begin_close(self) -> None:
+        """Deliver what is waiting, without long pauses: a sink that rests after a failure is tried
+        at once."""
+        self._closing.set()
+        self.wake()
+
+    def drain(self, until: float) -> None:
+        """Wait until nothing is left to deliver, or until this time of the monotonic clock; then
+        have the thread stop."""
         if self._thread.is_alive():
-            self._closing.set()
-            self.wake()
-            self._idle.wait(drain_seconds)
-            self._stopping.set()
-            self._wake.set()
-            self._thread.join(STOP_SECONDS)
-        # A thread that still hangs in the sink must not find a file or socket of somebody else.
-        if not self._thread.is_alive():
+            self._idle.wait(max(0.0, until - time.monotonic()))
+        self._stopping.set()
+        self._wake.set()
+
+    def finish(self, until: float) -> None:
+        """Wait for the thread's end, until this time of the monotonic clock; close the sink."""
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, until - time.monotonic()))
+        if self._thread.is_alive():
+            # It still hangs in the sink and must not find a file or socket of somebody else.
+            log.warning("sink %s does not let go; what it holds is sent again", self.sink.name)
+        else:
             self.sink.close()
 
     def describe(self) -> dict[str, Any]:
@@ -144,3 +155,16 @@ class Delivery:
             lost = 0  # still in front of the gap: it is counted when it has been passed
         delivered = sum(m.seq <= reached.seq and m.kind in self.sink.kinds for m in messages)
         self._outbox.commit_sink(self.sink.name, reached, delivered, lost)
+
+
+def close_deliveries(deliveries: Sequence[Delivery], drain_seconds: float) -> None:
+    """Have them all deliver what is waiting, side by side, for this long at the most, then stop;
+    so many sinks that hang take no longer than one, `drain_seconds` and STOP_SECONDS."""
+    for delivery in deliveries:
+        delivery.begin_close()
+    until = time.monotonic() + drain_seconds
+    for delivery in deliveries:
+        delivery.drain(until)
+    until = time.monotonic() + STOP_SECONDS
+    for delivery in deliveries:
+        delivery.finish(until)

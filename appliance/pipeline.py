@@ -30,6 +30,7 @@ from appliance.schema import (
     Rejected,
     RuleInfo,
     SourceBatch,
+    Stage,
     Verdict,
     finding_id,
 )
@@ -91,16 +92,19 @@ class _Tally:
 
 
 def read_event(record: RawRecord, zone: tzinfo) -> tuple[Event, bool] | Rejected:
-    """decode and normalise: the event and whether its bytes had to be repaired, or why not."""
+    """decode and normalise: the event and whether its bytes had to be repaired, or why not.
+
+    A fault in either must neither stop the line nor lose the record, so it rejects it.
+    """
+    stage: Stage = "decode"
     try:
         decoded = decode(record)
+        stage = "normalise"
+        return normalise(record, decoded, zone=zone), decoded.repaired
     except DecodeError as error:
         return Rejected(record, "decode", str(error))
-    try:
-        return normalise(record, decoded, zone=zone), decoded.repaired
-    except Exception as error:  # a normaliser's fault must neither stop the line nor lose a record
-        reason = f"fault in the normaliser: {type(error).__name__}: {error}"
-        return Rejected(record, "normalise", reason)
+    except Exception as error:
+        return Rejected(record, stage, f"fault: {type(error).__name__}: {error}")
 
 
 def detect_event(event: Event, detectors: Mapping[str, Detector]) -> list[Detection]:
@@ -118,19 +122,47 @@ def judge_detection(detection: Detection, line: Line) -> tuple[Finding, bool]:
 def process(batches: Sequence[SourceBatch], line: Line) -> Batch:
     """Put records through the line; give all that is to be stored of them.
 
-    Changes only the correlator, whose changes are pending until its `commit` or `rollback`.
+    Changes only the correlator, whose changes are pending until its `commit` or `rollback`. One
+    event is held at a time: what a record becomes can be many times its size.
     """
     tally = _Tally()
     rejected: list[Rejected] = []
     findings: dict[str, tuple[Finding, bool]] = {}
     for batch in batches:
-        for refused in batch.rejected:
-            _count_rejected(refused, tally)
-            rejected.append(refused)
-        events = _read_events(batch.records, line, tally, rejected)
-        for found, pending in _find(events, line, tally):
-            findings.setdefault(found.id, (found, pending))
+        rejected.extend(batch.rejected)
+        for record in batch.records:
+            refused = _process_record(record, line, tally, findings)
+            if refused is not None:
+                rejected.append(refused)
+    for refused in rejected:
+        _count_rejected(refused, tally)
     return _correlate(batches, findings, rejected, tally, line)
+
+
+def _process_record(
+    record: RawRecord, line: Line, tally: _Tally, findings: dict[str, tuple[Finding, bool]]
+) -> Rejected | None:
+    """decode to judge for one record; why it could not be, or None."""
+    seconds, timer = line.seconds, line.timer
+    began = timer()
+    result = read_event(record, line.zones[record.source])
+    read = timer()
+    seconds["decode"] += read - began
+    if isinstance(result, Rejected):
+        return result
+    event, repaired = result
+    try:
+        detections = detect_event(event, line.detectors)
+        judging = timer()
+        seconds["detect"] += judging - read
+        for detection in detections:
+            finding, pending = judge_detection(detection, line)
+            findings.setdefault(finding.id, (finding, pending))
+        seconds["judge"] += timer() - judging
+    except Exception as error:  # as in read_event: counted and listed, never silent
+        return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
+    _count_event(event, repaired, tally)
+    return None
 
 
 def apply_answers(
@@ -155,37 +187,6 @@ def apply_answers(
             store.update_findings(bodies, updates if sinks else [])
             updated += len(bodies)
     return updated
-
-
-def _read_events(
-    records: Sequence[RawRecord], line: Line, tally: _Tally, rejected: list[Rejected]
-) -> list[Event]:
-    began = line.timer()
-    events: list[Event] = []
-    for record in records:
-        result = read_event(record, line.zones[record.source])
-        if isinstance(result, Rejected):
-            _count_rejected(result, tally)
-            rejected.append(result)
-            continue
-        event, repaired = result
-        events.append(event)
-        _count_event(event, repaired, tally)
-    line.seconds["decode"] += line.timer() - began
-    return events
-
-
-def _find(events: Sequence[Event], line: Line, tally: _Tally) -> list[tuple[Finding, bool]]:
-    began = line.timer()
-    detections: list[Detection] = []
-    for event in events:
-        detections.extend(detect_event(event, line.detectors))
-        tally.add(f"source:{event.record.source}", "evaluated")
-    judging = line.timer()
-    line.seconds["detect"] += judging - began
-    judged = [judge_detection(detection, line) for detection in detections]
-    line.seconds["judge"] += line.timer() - judging
-    return judged
 
 
 def _correlate(
@@ -255,6 +256,7 @@ def _count_event(event: Event, repaired: bool, tally: _Tally) -> None:
     scope = f"source:{event.record.source}"
     tally.add(scope, "seen")
     tally.add(scope, "decoded")
+    tally.add(scope, "evaluated")
     if repaired:
         tally.add(scope, "repaired")
     if not event.mapped:

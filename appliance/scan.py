@@ -5,7 +5,9 @@ files, rules and models always give the same findings. Files are read one after 
 to back; a record's time of receipt is its file's last change.
 """
 
+import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -33,7 +35,7 @@ from appliance.errors import SourceError
 from appliance.judge.bench import Bench
 from appliance.pipeline import Line, apply_answers, process
 from appliance.schema import LEVELS, Cursor, RawRecord, Rejected, SourceBatch
-from appliance.sources.streams import StreamLimits, StreamName, open_stream
+from appliance.sources.streams import StreamLimits, StreamName, Want, open_stream
 from appliance.store import Store, StoreLimits
 
 SOURCE = "scan"
@@ -41,6 +43,18 @@ VERDICT_SECONDS = 600.0
 
 #: Told the file being read, how many are done, how many there are, and the records so far.
 OnProgress = Callable[[str, int, int, int], None]
+
+
+class Listing(msgspec.Struct):
+    """What is to be read: (logical name, file) of each. `refused` are folders and files that
+    can't even be looked at, each with its logical name, path and reason; `links` and `special`
+    count what a folder holds that is no file of its own: symbolic links, sockets, pipes, devices.
+    """
+
+    files: list[tuple[str, Path]]
+    refused: list[tuple[str, str, str]]
+    links: int = 0
+    special: int = 0
 
 
 class Scan(msgspec.Struct):
@@ -59,38 +73,70 @@ class Scan(msgspec.Struct):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def list_files(paths: Sequence[str], spool: Path) -> list[tuple[str, Path]]:
-    """(logical name, file) of every regular file under the paths, in sorted order.
+def list_files(paths: Sequence[str], spool: Path) -> Listing:
+    """Every regular file under the paths, in sorted order.
 
     The logical name enters the records' ids: the path below the folder that was named, so that the
     same files elsewhere give the same ids; a name that comes again is told apart by a number.
-    "-" is standard input, copied into `spool` first. Raises SourceError for a path that is not
-    there, and when there is no file at all.
+    "-" is standard input, copied into `spool` first. Links inside a folder are not followed: they
+    could lead anywhere, also back. Raises SourceError for a path that is not there, and when there
+    is no file at all.
     """
-    found: list[tuple[str, Path]] = []
+    listing = Listing([], [])
     for text in paths:
-        path = Path(text)
         if text == "-":
             copy = spool / "standard-input"
             _copy_input(sys.stdin.buffer, copy)
-            found.append(("-", copy))
-        elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.is_symlink())
-            found.extend((str(p.relative_to(path)), p) for p in inside)
-        elif path.is_file():
-            found.append((path.name, path))
-        elif path.exists():
-            raise SourceError(f"{text}: neither a file nor a folder")
+            listing.files.append(("-", copy))
+            continue
+        path = Path(text)
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError as error:
+            raise SourceError(f"{text}: no such file or folder") from error
+        except OSError as error:
+            raise SourceError(f"{text}: {error.strerror or error}") from error
+        if stat.S_ISDIR(mode):
+            _list_folder(path, listing)
+        elif stat.S_ISREG(mode):
+            listing.files.append((path.name, path))
         else:
-            raise SourceError(f"{text}: no such file or folder")
-    if not found:
-        raise SourceError(f"no file to read under {', '.join(paths)}")
+            raise SourceError(f"{text}: neither a file nor a folder")
+    if not listing.files:
+        reasons = "".join(f"; {reason}" for _, _, reason in listing.refused[:5])
+        raise SourceError(f"no file to read under {', '.join(paths)}{reasons}")
     names: Counter[str] = Counter()
-    told_apart = []
-    for name, path in found:
-        told_apart.append((f"{name}#{names[name]}" if names[name] else name, path))
+    for place, (name, path) in enumerate(listing.files):
+        if names[name]:
+            listing.files[place] = (f"{name}#{names[name]}", path)
         names[name] += 1
-    return told_apart
+    return listing
+
+
+def _list_folder(folder: Path, listing: Listing) -> None:
+    """All below the folder, into the listing. What can't be looked at is noted, never skipped."""
+
+    def refuse(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename))
+        reason = f"{path}: {error.strerror or error}"
+        listing.refused.append((str(path.relative_to(folder)), str(path), reason))
+
+    inside: list[Path] = []
+    for below, folders, names in os.walk(folder, onerror=refuse):
+        for name in (*folders, *names):
+            path = Path(below, name)
+            try:
+                mode = path.lstat().st_mode
+            except OSError as error:
+                refuse(error)
+                continue
+            if stat.S_ISLNK(mode):
+                listing.links += 1
+            elif stat.S_ISREG(mode):
+                inside.append(path)
+            elif not stat.S_ISDIR(mode):
+                listing.special += 1
+    listing.files.extend((str(path.relative_to(folder)), path) for path in sorted(inside))
 
 
 def run_scan(
@@ -111,7 +157,7 @@ def run_scan(
             on_progress=on_progress,
             began=began,
         )
-    except BaseException:
+    except BaseException:  # SystemExit too: a signal ends a scan so
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -125,7 +171,7 @@ def _scan(
     on_progress: OnProgress,
     began: float,
 ) -> Scan:
-    files = list_files(paths, folder)
+    listing = list_files(paths, folder)
     rules = load_rule_set(config.rules)
     experts = open_experts(config)
     unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
@@ -149,8 +195,8 @@ def _scan(
         judge.start({})  # only rules that fire are judged
     loaded = time.perf_counter()
     try:
-        storing = _read_all(
-            files, line, store, config, input_format=input_format, on_progress=on_progress
+        sizes, storing = _read_all(
+            listing, line, store, config, input_format=input_format, on_progress=on_progress
         )
         waiting = time.perf_counter()
         notices = _await_verdicts(judge, experts, store)
@@ -161,7 +207,8 @@ def _scan(
         experts.close()
     if experts.why_not:
         notices.append(experts.why_not)
-    stats = _sum_up(files, rules, line, store)
+    notices.extend(_tell_omitted(listing))
+    stats = _sum_up(sizes, rules, line, store)
     total = time.perf_counter() - began
     stats["seconds"] = {"load": loaded - began, **line.seconds, "store": storing, "total": total}
     stats["events_per_second"] = stats["events"] / total
@@ -174,22 +221,27 @@ def _scan(
 
 
 def _read_all(
-    files: Sequence[tuple[str, Path]],
+    listing: Listing,
     line: Line,
     store: Store,
     config: Config,
     *,
     input_format: str,
     on_progress: OnProgress,
-) -> float:
-    """Every file through the line; gives the seconds spent in the store."""
+) -> tuple[list[int], float]:
+    """Every file through the line; gives their sizes in bytes when they were opened (a log may be
+    gone by the end), and the seconds spent in the store."""
+    files = listing.files
+    sizes: list[int] = []
     storing = 0.0
     records = 0
+    for logical, refused, reason in listing.refused:
+        name = StreamName(SOURCE, logical, logical, refused, input_format)
+        store.write_batch(process([_reject_file(name, reason)], line))
     for done, (logical, path) in enumerate(files):
         on_progress(logical, done, len(files), records)
-        for batch in _read_file(
-            StreamName(SOURCE, logical, logical, str(path), input_format), config
-        ):
+        name = StreamName(SOURCE, logical, logical, str(path), input_format)
+        for batch in _read_file(name, config, sizes):
             out = process([batch], line)
             records += len(batch.records)
             began = time.perf_counter()
@@ -198,24 +250,35 @@ def _read_all(
             storing += time.perf_counter() - began
             on_progress(logical, done, len(files), records)
     on_progress("", len(files), len(files), records)
-    return storing
+    return sizes, storing
 
 
-def _read_file(name: StreamName, config: Config) -> Iterator[SourceBatch]:
+def _reject_file(name: StreamName, reason: str) -> SourceBatch:
+    """A file or folder that can't be read at all, as one rejected record."""
+    cursor = Cursor(SOURCE, name.key, 0, 0)
+    record = RawRecord(b"", SOURCE, name.path, name.logical, cursor, time.time())
+    return SourceBatch([], [Rejected(record, "source", reason)], [])
+
+
+def _read_file(name: StreamName, config: Config, sizes: list[int]) -> Iterator[SourceBatch]:
+    """The records of one file; its size in bytes is appended to `sizes`."""
     limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
+    want = Want(config.limits.batch_records, final=True)
     try:
-        received = min(Path(name.path).stat().st_mtime, time.time())
+        status = Path(name.path).stat()
+        sizes.append(status.st_size)
+        received = min(status.st_mtime, time.time())
         stream = open_stream(name, limits)
     except (OSError, SourceError) as error:
-        cursor = Cursor(SOURCE, name.key, 0, 0)
-        record = RawRecord(b"", SOURCE, name.path, name.logical, cursor, time.time())
-        yield SourceBatch([], [Rejected(record, "source", str(error))], [])
+        yield _reject_file(name, str(error))
         return
     try:
         while not stream.ended:
-            got = stream.read(config.limits.batch_records, received, final=True)
+            got = stream.read(want, received)
             if got.records or got.rejected:
                 yield SourceBatch(got.records, got.rejected, [])
+    except OSError as error:  # a bad block, a network share that went away: the rest goes on
+        yield _reject_file(name, f"cannot be read further: {error.strerror or error}")
     finally:
         stream.close()
 
@@ -240,9 +303,18 @@ def _await_verdicts(judge: object, experts: Experts, store: Store) -> list[str]:
     return []
 
 
-def _sum_up(
-    files: Sequence[tuple[str, Path]], rules: RuleSet, line: Line, store: Store
-) -> dict[str, Any]:
+def _tell_omitted(listing: Listing) -> list[str]:
+    told = [f"not read: {reason}" for _, _, reason in listing.refused[:10]]
+    if len(listing.refused) > len(told):
+        told.append(f"not read: {len(listing.refused) - len(told)} more")
+    if listing.links:
+        told.append(f"{listing.links} links not followed")
+    if listing.special:
+        told.append(f"{listing.special} sockets, pipes or devices not read")
+    return told
+
+
+def _sum_up(sizes: Sequence[int], rules: RuleSet, line: Line, store: Store) -> dict[str, Any]:
     counts = store.counts()
     source = counts.get(f"source:{SOURCE}", {})
     evaluated = line.detectors["sigma"].counts()  # type: ignore[attr-defined]
@@ -252,8 +324,8 @@ def _sum_up(
         "rejected": int(source.get("rejected", 0)),
         "unmapped": int(source.get("unmapped", 0)),
         "repaired": int(source.get("repaired", 0)),
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for _, path in files),
+        "files": len(sizes),
+        "bytes": sum(sizes),
         "rules": {
             "loaded": len(rules.rules),
             "refused": len(rules.refused),

@@ -77,6 +77,10 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 )
 
 
+#: SQLite keeps 63 bits and the sign.
+LARGEST_INTEGER: Final = (1 << 63) - 1
+
+
 class StoreLimits(msgspec.Struct, frozen=True):
     """Rows kept of each growing table, and bytes kept of each rejected record."""
 
@@ -439,21 +443,21 @@ class Store:
         return found
 
     def iterate_findings(self) -> Iterator[Row]:
-        """All bodies in the order in which they were found. The store is free between pages: a
-        slow reader holds up nobody, and sees what is stored meanwhile."""
-        last = 0
+        """All bodies in the order of their events' times. The store is free between pages: a slow
+        reader holds up nobody."""
+        last: tuple[float, int] = (-math.inf, 0)
         while True:
             with self._reading() as db:
                 rows = db.execute(
-                    "SELECT number, body, incident FROM findings WHERE number > ?"
-                    " ORDER BY number LIMIT ?",
-                    (last, PAGE_FINDINGS),
+                    "SELECT time, number, body, incident FROM findings"
+                    " WHERE (time, number) > (?, ?) ORDER BY time, number LIMIT ?",
+                    (*last, PAGE_FINDINGS),
                 ).fetchall()
-            for _, body, incident in rows:
+            for _, _, body, incident in rows:
                 yield _finding_body(body, incident)
             if len(rows) < PAGE_FINDINGS:
                 return
-            last = rows[-1][0]
+            last = (rows[-1][0], rows[-1][1])
 
     def incidents(
         self, *, since: float = -math.inf, level: int = 0, limit: int = -1
@@ -555,10 +559,10 @@ class Store:
 
 @contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
-    """The doorway where sqlite3's errors become ours."""
+    """The doorway where sqlite3's errors become ours, those for values that it can't hold, too."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
         raise StoreError(f"{path}: {error}") from error
 
 
@@ -687,7 +691,7 @@ def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int
                 _storable(r.record.received),
                 r.record.source,
                 r.record.path.encode("utf-8", "backslashreplace").decode(),
-                r.record.cursor.position,
+                min(r.record.cursor.position, LARGEST_INTEGER),
                 r.stage,
                 r.reason.encode("utf-8", "backslashreplace").decode(),
                 r.length,

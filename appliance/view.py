@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from appliance.emit.text import cap_text, show_hidden
+from appliance.emit.text import cap_text, show_hidden, show_surrogates
 
 LEVEL_STYLES: Final = {
     "critical": "bold white on red",
@@ -51,6 +51,24 @@ def show_iso(text: str | None) -> str:
     return clean(text)[:19].replace("T", " ")
 
 
+def encode_json(value: Any) -> bytes:
+    """The facts as indented JSON. A path that is no UTF-8 is shown with escapes (`\\udcff`)."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError:  # lone surrogates, which UTF-8 does not have
+        return orjson.dumps(_show_all_surrogates(value), option=orjson.OPT_INDENT_2)
+
+
+def _show_all_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return show_surrogates(value)
+    if isinstance(value, dict):
+        return {show_surrogates(str(k)): _show_all_surrogates(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_show_all_surrogates(item) for item in value]
+    return value
+
+
 class View:
     """Standard output, as a terminal or as a pipe."""
 
@@ -60,8 +78,11 @@ class View:
         self.terminal = self._console.is_terminal
 
     def json(self, value: Any) -> None:
-        """Print facts as one JSON document."""
-        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+        """Print facts as one JSON document, in UTF-8 whatever the terminal's character set is."""
+        sys.stdout.flush()
+        out = sys.stdout.buffer
+        out.write(encode_json(value) + b"\n")
+        out.flush()
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print one line (already clean)."""

@@ -12,6 +12,25 @@ venv=${VENV:-.venv}
 python=${PYTHON:-python3}
 lock=packaging/requirements.lock
 
+running=
+log=
+# However this ends, no compiler goes on behind it. Each step runs in a process group of its own, so
+# that the compilers which pip starts end too.
+end() {
+    code=$?
+    trap - EXIT HUP INT TERM
+    if [ -n "$running" ]; then
+        kill -TERM "-$running" 2>/dev/null || kill -TERM "$running" 2>/dev/null || :
+        wait "$running" 2>/dev/null || :
+    fi
+    [ -z "$log" ] || rm -f "$log"
+    exit "$code"
+}
+trap end EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 say() { printf '%s\n' "setup: $*" >&2; }
 
 # Run a long command and say every 15 seconds that it still runs; show its output if it fails.
@@ -20,21 +39,24 @@ watch() {
     shift
     log=$(mktemp)
     say "$what"
-    "$@" >"$log" 2>&1 &
-    pid=$!
+    # A shell without a terminal has its background jobs ignore SIGINT: setsid and SIGTERM do not.
+    setsid "$@" >"$log" 2>&1 </dev/null &
+    running=$!
     seconds=0
-    while kill -0 "$pid" 2>/dev/null; do
+    while kill -0 "$running" 2>/dev/null; do
         sleep 1
         seconds=$((seconds + 1))
         if [ $((seconds % 15)) -eq 0 ]; then say "$what: ${seconds} s"; fi
     done
-    if ! wait "$pid"; then
+    if ! wait "$running"; then
+        running=
         tail -n 40 "$log" >&2
-        rm -f "$log"
         say "FAILED: $what"
         exit 1
     fi
+    running=
     rm -f "$log"
+    log=
 }
 
 missing_packages() {

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ import pytest
 
 from appliance.cli import build_parser, main
 from appliance.places import default_rules
+from appliance.store import Store
+from tests.test_config import no_rights
 
 
 def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -179,3 +183,150 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     complaint = lister.stderr.read()
     lister.wait(20)
     assert complaint == b""
+
+
+def run_command(
+    *words: str, shell: str = "", **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """The command in a process of its own, `shell` behind it on a shell's command line."""
+    line = shlex.join([sys.executable, "-m", "appliance", *words]) + " " + shell
+    return subprocess.run(
+        ["/bin/sh", "-c", line],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    """The state of an appliance that has run, in a folder with an odd name."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xc3\xa4"))
+    folder.mkdir()
+    Store(folder / "store.db", durable=False).close()
+    yield folder
+
+
+LOOKS = (["findings"], ["incidents"], ["rejected"], ["show", "ab"], ["status"])
+
+
+@pytest.mark.parametrize("words", LOOKS, ids=" ".join)
+def test_a_state_that_may_not_be_entered(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    command(capsys, *words, "--state", str(tmp_path))  # imports what is needed, with all rights
+    with no_rights():
+        code, _, complaint = command(capsys, *words, "--state", str(closed))
+    assert code == 1
+    assert complaint.startswith(f"appliance: {words[0]}: ")
+    assert "Permission denied" in complaint
+    code, _, complaint = command(capsys, *words, "--state", "/" + "n" * 300)
+    assert code == 1
+    assert "File name too long" in complaint
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*words, option, value]
+        for words, option in (
+            (["findings"], "--limit"),
+            (["incidents"], "--limit"),
+            (["rejected"], "--limit"),
+            (["show", "ab"], "--limit"),
+            (["kb", "search", "x"], "-k"),
+        )
+        for value in ("-1", "9" * 30, "9" * 5000, "1e3", "٣", "")
+    ],
+    ids=lambda words: " ".join(words)[:30],
+)
+def test_counts_have_bounds(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    complaint = capsys.readouterr().err
+    assert "error: argument " in complaint
+    assert len(complaint) < 1000
+
+
+def test_a_limit_of_nothing(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said, _ = command(capsys, "findings", "--state", str(state), "--json", "--limit", "0")
+    assert (code, json.loads(said)) == (0, [])
+
+
+def test_a_state_whose_name_is_no_utf8(state: Path) -> None:
+    done = run_command("status", "--json", "--state", str(state))
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["state_dir"] == str(state).replace("\udcff", "\\udcff")
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["rules", "list"], ["--help"]])
+def test_a_full_disk_behind_standard_output(words: list[str], state: Path) -> None:
+    looks = ["--state", str(state)] if words[0] == "status" else []
+    done = run_command(*words, *looks, shell=">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b": No space left on device\n")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_streams_that_are_closed(state: Path, tmp_path: Path) -> None:
+    for words in (["findings"], ["findings", "--json"]):
+        done = run_command(*words, "--state", str(state), shell=">&-")
+        assert done.returncode == 1
+        assert done.stderr == b"appliance: findings: Bad file descriptor\n"
+    done = run_command("findings", "--state", "/none", shell="2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    done = run_command("scan", "-", "--no-model", shell="<&-")
+    assert done.returncode == 1
+    assert done.stderr == b"appliance: scan: Bad file descriptor\n"
+    log, out = tmp_path / "auth.log", tmp_path / "out.jsonl"
+    log.write_text("Nov 22 09:00:00 h sshd[7]: Accepted password for root from 10.0.0.9 port 5\n")
+    done = run_command(
+        "scan", str(log), "--no-model", "--quiet", "--out", str(out), shell="<&- >&- 2>&-"
+    )
+    assert done.returncode == 0
+    assert json.loads(out.read_text())["host"] == "h"
+
+
+def test_what_the_terminal_cannot_show_is_escaped(state: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run_command("status", "--state", str(state), **plain)
+    assert done.returncode == 4, done.stderr
+    log = state / "ä.log"
+    log.write_text("Nov 22 09:00:00 h sshd[7]: Accepted password for root from 10.0.0.9 port 5\n")
+    done = run_command("scan", str(log), "--no-model", **plain)
+    assert done.returncode == 0, done.stderr
+    done = run_command("scan", str(log), "--no-model", "--out", "-", **plain)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["host"] == "h"
+    done = run_command("show", "ä", "--state", str(state), **plain)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+def test_places_that_take_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["model", "build", "--to", "/proc/nope"],
+        ["scan", "/" + "n" * 300],
+        ["scan", "/etc/passwd/x"],
+        ["scan", "/etc/hostname", "--no-model", "--rules", "/" + "n" * 300],
+        ["rules", "check", "/" + "n" * 300],
+    ):
+        code, _, complaint = command(capsys, *words)
+        assert code == 1, words
+        assert complaint.splitlines()[-1].startswith(f"appliance: {words[0]}")
+        assert "Traceback" not in complaint
+
+
+def test_a_configuration_path_is_shown_and_not_obeyed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "\x1b[31m.yaml"
+    path.write_text(f'state_dir: "{tmp_path}/\\u202ex"\nsources: [{{name: a, paths: [/x]}}]\n')
+    code, said, _ = command(capsys, "config", "check", str(path))
+    assert code == 0
+    assert "\\x1b[31m.yaml: good" in said
+    assert said.strip().isprintable()

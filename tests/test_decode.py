@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.decode import FORMATS, decode, detect_format, text
 from appliance.decode.json_object import MAX_BYTES, MAX_DEPTH
+from appliance.decode.syslog5424 import MAX_ELEMENTS, MAX_PARAMS, REST
 from appliance.errors import DecodeError
 from appliance.schema import Cursor, RawRecord
 
@@ -147,6 +148,58 @@ def test_cut_record_says_so() -> None:
 def test_unknown_format_is_named() -> None:
     with pytest.raises(DecodeError, match="unknown format 'cobol'"):
         decode(make_record(b"x", "cobol"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"Event":"Login","Category":"System","user":"x"}',
+        b'{"Event":{"x":1},"Source":"System","user":"x"}',
+        b" " * 5000 + b'{"user":"x"}',
+        b"\0" * 5000 + b'{"user":"x"}',
+        b'{"user":"x"}\0\r\n',
+        b"{" + b" " * 5000 + b'"user":"x"}',
+    ],
+)
+def test_object_is_read_as_json_whatever_surrounds_it(data: bytes) -> None:
+    decoded = decode(make_record(data))
+    assert (decoded.format, decoded.fields["user"]) == ("json", "x")
+
+
+def test_configured_evtx_holds_an_event() -> None:
+    with pytest.raises(DecodeError, match=r"Event.System is missing"):
+        decode(make_record(b'{"Event":"Login","Category":"System"}', "evtx"))
+
+
+def test_client_can_not_make_a_line_binary() -> None:
+    line = b'192.0.2.3 - - [01/Mar/2026:09:00:00 +0100] "GET / HTTP/1.1" 200 5 "-" "' + b"\1" * 90
+    assert decode(make_record(line)).fields["message"] == line.decode()
+
+
+@pytest.mark.parametrize("marker", ["NaN", "1e999"])
+@pytest.mark.parametrize("number", ["1" * 400, "-" + "9" * 25, "1e400", "18446744073709551616"])
+def test_tolerant_reader_reads_numbers_as_the_fast_one(number: str, marker: str) -> None:
+    value = decode(make_record(f'{{"n":{number},"m":{marker}}}'.encode())).fields["n"]
+    assert value == number if "e" in number or len(number) > 300 else float(number)
+
+
+def test_structured_data_of_one_id_twice_keeps_both() -> None:
+    line = b'<14>1 2026-03-01T09:00:00Z h a - - [x a="1" b="2"][x a="3"] m'
+    fields = decode(make_record(line)).fields
+    assert fields["structured_data"] == {"x": {"a": ["1", "3"], "b": "2"}}
+    assert fields["message"] == "m"
+
+
+def test_structured_data_beyond_the_caps_is_kept_as_text() -> None:
+    params = "".join(f' p{number}="{number}"' for number in range(MAX_PARAMS + 2))
+    more = "".join(f"[e{number}]" for number in range(MAX_ELEMENTS))
+    line = f"<14>1 2026-03-01T09:00:00Z h a - - [x{params}]{more} the message"
+    fields = decode(make_record(line.encode())).fields
+    data = fields["structured_data"]
+    assert len(data["x"]) == MAX_PARAMS + 1
+    assert data["x"][REST] == f'p{MAX_PARAMS}="{MAX_PARAMS}" p{MAX_PARAMS + 1}="{MAX_PARAMS + 1}"'
+    assert data[REST] == {REST: f"[e{MAX_ELEMENTS - 1}]"}
+    assert fields["message"] == "the message"
 
 
 def test_configured_format_wins_over_looks() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import appliance.delivery
-from appliance.delivery import BATCH_MESSAGES, Delivery
+from appliance.delivery import BATCH_MESSAGES, Delivery, close_deliveries
 from appliance.emit.sink import ALL_KINDS, DeliveryFailed, SinkState
 from appliance.errors import StoreError
 from appliance.schema import Message, MessageKind, SinkPosition
@@ -125,7 +125,7 @@ class Scene:
 
     def close(self) -> None:
         self.sink.gate.set()
-        self.delivery.close(0.05)
+        close_deliveries([self.delivery], 0.05)
         assert not self.delivery._thread.is_alive()
         self.store.close()
 
@@ -311,7 +311,7 @@ def test_close_delivers_what_waits(scene: Scene) -> None:
     scene.delivery.start()
     assert scene.sink.at_gate.wait(WAIT)
     scene.send(BATCH_MESSAGES + 5)
-    closer = threading.Thread(target=scene.delivery.close, args=(WAIT,))
+    closer = threading.Thread(target=close_deliveries, args=([scene.delivery], WAIT))
     closer.start()
     scene.sink.gate.set()
     closer.join(WAIT)
@@ -348,7 +348,7 @@ def test_close_tries_a_resting_sink_once_more_at_once(
     scene.send(3)
     scene.delivery.start()
     until(lambda: scene.delivery.pauses == [1000.0])
-    scene.delivery.close(WAIT)
+    close_deliveries([scene.delivery], WAIT)
     assert scene.sink.got == [1, 2, 3]
 
 
@@ -358,7 +358,7 @@ def test_close_gives_up_on_a_sink_that_stays_down(scene: Scene) -> None:
     scene.delivery.start()
     until(lambda: scene.sink.calls >= 2)
     began = time.monotonic()
-    scene.delivery.close(0.1)
+    close_deliveries([scene.delivery], 0.1)
     assert time.monotonic() - began < WAIT / 2
     assert not scene.delivery._thread.is_alive()
     assert scene.row()["waiting"] == 3
@@ -372,10 +372,10 @@ def test_close_leaves_a_sink_open_in_which_the_thread_still_hangs(
     scene.send(1)
     scene.delivery.start()
     assert scene.sink.at_gate.wait(WAIT)
-    scene.delivery.close(0.01)
+    close_deliveries([scene.delivery], 0.01)
     assert not scene.sink.closed.is_set()
 
 
 def test_close_before_start(scene: Scene) -> None:
-    scene.delivery.close(WAIT)
+    close_deliveries([scene.delivery], WAIT)
     assert scene.sink.closed.is_set()

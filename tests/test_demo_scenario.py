@@ -1,10 +1,13 @@
 """The demonstration's scenario, offline: what must be found is found, and nothing else is."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pytest
 
 from appliance.decode import decode
 from appliance.detect.sigma.engine import SigmaDetector
@@ -12,6 +15,8 @@ from appliance.detect.sigma.load import load_rules
 from appliance.normalise import feeds, normalise
 from appliance.schema import Cursor, Detection, Event, RawRecord
 from tests.demo.player import FILES, play
+from tests.demo.receiver import Received
+from tests.demo.run import MACHINES, compare_incidents, compare_with_truth
 from tests.demo.scenario import LENGTH_S, Step, build_scenario
 
 RULES: Final = Path(__file__).resolve().parent.parent / "rules"
@@ -132,3 +137,76 @@ def test_play_writes_every_line_once_and_rotates(tmp_path: Path) -> None:
         if name == "sysmon.jsonl":
             lines = rotated + lines
         assert lines == [step.line for step in steps if step.file == name]
+
+
+STEPS: Final = build_scenario(START)
+TRUTH: Final = [step.truth for step in STEPS if step.truth is not None]
+
+
+def tell_incident(key: str = "i1", **changes: str) -> Received:
+    """The last word on the scenario's incident, as a collector gets it."""
+    params = {"id": key, "level": "critical", "hosts": ",".join(MACHINES)}
+    return Received(0.0, "INCIDENT", {**params, **changes})
+
+
+def list_incident(**changes: Any) -> dict[str, Any]:
+    """The scenario's incident, as `appliance incidents --json` gives it."""
+    ids = [f"f{number}" for number in range(len(TRUTH))]
+    return {"level": "critical", "hosts": sorted(MACHINES), "findings": ids, **changes}
+
+
+FOUND: Final = [
+    Received(0.0, "FINDING", {"id": f"f{number}", "title": title, "incident": "i1"})
+    for number, title in enumerate(TRUTH)
+]
+
+
+def test_the_one_incident_of_the_scenario_is_right() -> None:
+    growing = tell_incident(level="high", findings="3", hosts="nh-ews02")
+    joined = tell_incident("i0", findings="2", hosts="nh-fs01")
+    early = replace(FOUND[0], params={**FOUND[0].params, "incident": "i0"})
+    told = [early, *FOUND[1:], growing, joined, tell_incident(aliases="i0,i9")]
+    assert compare_with_truth(STEPS, told) == ([], [])
+    assert compare_incidents(STEPS, told) == []
+    assert compare_incidents(STEPS, told, [list_incident()]) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "listed", "reason"),
+    [
+        ([], [list_incident()], "by syslog: 0 incidents"),
+        ([tell_incident("i1"), tell_incident("i2")], [list_incident()], "by syslog: 2 incidents"),
+        ([tell_incident(level="high")], [list_incident()], "high and not critical"),
+        ([tell_incident(hosts="nh-ews02,nh-fs01")], [list_incident()], "by syslog: it is on"),
+        ([tell_incident(), tell_incident(level="low")], [list_incident()], "low and not critical"),
+        ([tell_incident()], [], "incidents`: 0 incidents"),
+        ([tell_incident()], [list_incident(), list_incident()], "incidents`: 2 incidents"),
+        ([tell_incident()], [list_incident(level="medium")], "incidents`: the incident is medium"),
+        ([tell_incident()], [list_incident(hosts=["nh-fs01"])], "incidents`: it is on"),
+        (
+            [tell_incident()],
+            [list_incident(findings=[f"g{number}" for number in range(len(TRUTH))])],
+            "others than those that came by syslog",
+        ),
+    ],
+)
+def test_a_wrong_incident_is_told(
+    told: list[Received], listed: list[dict[str, Any]], reason: str
+) -> None:
+    (wrong,) = compare_incidents(STEPS, [*FOUND, *told], listed)
+    assert reason in wrong
+
+
+def test_findings_outside_the_incident_are_told() -> None:
+    stray = replace(FOUND[0], params={**FOUND[0].params, "incident": "i7"})
+    wrong = compare_incidents(STEPS, [stray, *FOUND[1:], tell_incident()])
+    assert wrong == [f"by syslog: it holds {len(TRUTH) - 1} findings of {len(TRUTH)}"]
+    short = list_incident(findings=["f0"])
+    wrong = compare_incidents(STEPS, [*FOUND, tell_incident()], [short])
+    assert wrong[0] == f"by `appliance incidents`: it holds 1 findings of {len(TRUTH)}"
+    assert len(wrong) == 2
+
+
+def test_missing_and_surplus_findings_are_told() -> None:
+    odd = replace(FOUND[1], params={"id": "x", "title": "Odd"})
+    assert compare_with_truth(STEPS, [*FOUND[1:], odd, odd]) == ([TRUTH[0]], ["Odd"])

@@ -1,6 +1,7 @@
 """Normalise: every product's shapes in Sigma's words, forged lines, and any record at all."""
 
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.decode import decode
-from appliance.normalise import FED, feeds, linux, matches, normalise
+from appliance.normalise import FED, entities, feeds, linux, matches, normalise
 from appliance.normalise.bridges import read_context, shorten_registry_path
 from appliance.normalise.channels import CHANNELS, SERVICES
 from appliance.normalise.entities import (
@@ -28,6 +29,7 @@ from appliance.normalise.entities import (
 from appliance.normalise.flatten import MAX_NAME, flatten
 from appliance.normalise.reading import Context
 from appliance.normalise.times import read_time
+from appliance.normalise.trim import MAX_CHILDREN, MAX_NODES, REST, is_wide, trim, write_json
 from appliance.schema import Cursor, Decoded, Event, LogSource, RawRecord, event_id
 
 #: 2026-03-01 12:00 UTC.
@@ -644,12 +646,40 @@ def test_sudo_line() -> None:
     )
     fields = find_fields(event, service="sudo")
     assert fields["user"] == "ann"
-    assert fields["USER"] == fields["target_user"] == "#-1"
+    assert fields["target_user"] == "#-1"
+    # What stands behind could be sudo's own word too, so rules see it as well.
+    assert fields["USER"] == ["#-1", "nobody"]
     assert fields["tty"] == "pts/2"
     assert fields["pwd"] == "/home/ann"
     assert fields["command"] == "/bin/sh -c echo ; USER=nobody ; COMMAND=/bin/true"
+    assert fields["COMMAND"] == [fields["command"], "/bin/true"]
     assert fields["result"] == "success"
     assert [view.logsource.service for view in event.views] == ["sudo", "auth"]
+
+
+def test_sudo_directory_can_not_forge_the_command() -> None:
+    event = read(
+        "Mar  1 11:00:00 bastion sudo: eve : TTY=pts/2 ; PWD=/tmp/x ; USER=nobody ;"
+        " COMMAND=/bin/true ; USER=root ; GROUP=adm ; COMMAND=/bin/sh"
+    )
+    fields = find_fields(event, service="sudo")
+    assert "root" in fields["USER"]
+    assert "/bin/sh" in fields["COMMAND"]
+
+
+def test_sudo_long_command_hides_nothing() -> None:
+    command = "/bin/sh -c " + "x" * 5000 + " end"
+    event = read(f"Mar  1 11:00:00 h sudo: eve : TTY=a ; PWD=/ ; USER=root ; COMMAND={command}")
+    fields = find_fields(event, service="sudo")
+    assert (fields["user"], fields["USER"], fields["COMMAND"]) == ("eve", "root", command)
+
+
+def test_sudo_user_with_a_blank() -> None:
+    event = read(
+        "Mar  1 11:00:00 h sudo: EXAMPLE\\jo doe : TTY=a ; PWD=/ ; USER=ann lee ; COMMAND=/bin/id"
+    )
+    fields = find_fields(event, service="sudo")
+    assert (fields["user"], fields["USER"]) == ("EXAMPLE\\jo doe", "ann lee")
 
 
 def test_sudo_refusal() -> None:
@@ -711,6 +741,60 @@ def test_cisco_is_not_linux() -> None:
     assert event.views[0].logsource == LogSource()
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["%ASA-6-302013: Built", "%SYS-SW1-5-RESTART: x", " %SEC_LOGIN-5-LOGIN_SUCCESS: x"],
+)
+def test_cisco_forms(message: str) -> None:
+    assert not read(f"<189>Mar  1 11:00:00 router 1234: {message}").mapped
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "%bob : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/sh",
+        "%SYS-5-CONFIG_I: : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/sh",
+        "%",
+    ],
+)
+def test_percent_sign_does_not_hide_a_line_of_sudo(message: str) -> None:
+    event = read(f"Mar  1 11:00:00 h sudo: {message}")
+    assert event.mapped
+    assert find_fields(event, service="sudo")["message"] == message
+
+
+def test_percent_sign_does_not_hide_a_line_of_an_unknown_program() -> None:
+    assert read("Mar  1 11:00:00 h app[1]: %x 5").mapped
+
+
+@pytest.mark.parametrize("program", ["sshd", "sudo", "CRON", "/usr/sbin/cron", "su", "kernel"])
+@pytest.mark.parametrize("cookie", ["", "@cee: "])
+@pytest.mark.parametrize("shape", ["nxlog", "evtx", "winlogbeat", "eql"])
+def test_json_in_a_message_of_the_host_is_no_other_product(
+    program: str, cookie: str, shape: str
+) -> None:
+    eql = {"event_type": "process", "pid": 1, "process_path": "x", "hostname": "ws1"}
+    body = json.dumps({"hostname": "ws1", "program": "x", **SYSMON_SHAPES.get(shape, eql)})
+    event = read(f"Mar  1 10:00:00 bastion {program}[1]: {cookie}{body}")
+    assert event.host == "bastion"
+    assert event.time == RECEIVED - 7200
+    assert {view.logsource.product for view in event.views} == {"linux"}
+    assert event.views[0].fields["program"] == program
+    assert event.views[0].fields["hostname"] == "bastion"
+    assert event.views[0].fields["message"] == cookie + body
+
+
+@pytest.mark.parametrize("name", ["Event", "winlog"])
+def test_field_that_marks_another_shape_does_not_hide_an_event(name: str) -> None:
+    event = read({**SYSMON_SHAPES["nxlog"], name: {"x": 1}})
+    assert find_fields(event, category="process_creation")["CommandLine"] == "whoami /all"
+
+
+def test_http_request_does_not_name_the_host_of_the_log() -> None:
+    event = read({"ts": RECEIVED, "host": "bank.example.test", "uri": "/", "host.name": "web1"})
+    assert event.host == "web1"
+
+
 # Any product ------------------------------------------------------------------------------
 
 
@@ -718,7 +802,7 @@ def test_unknown_record_keeps_everything() -> None:
     event = read({"a": {"b": [1, {"c": 2}]}, "host": "WS1.example.test", "ts": RECEIVED - 5})
     assert not event.mapped
     assert event.views[0].logsource == LogSource()
-    assert event.views[0].fields["a.b"] == [1, '{"c": 2}']
+    assert event.views[0].fields["a.b"] == [1, '{"c":2}']
     assert event.host == "ws1"
     assert event.time == RECEIVED - 5
 
@@ -732,6 +816,105 @@ def test_text_is_unmapped_with_its_time() -> None:
 def test_event_has_the_id_of_its_record() -> None:
     record = make_record(b'{"EventID":1}')
     assert normalise(record, decode(record), zone=UTC).id == event_id(record)
+
+
+def make_wide(shape: str) -> str:
+    """About a megabyte of one shape of small values, with the word needle at its end."""
+    pairs = ",".join(f'"{number:x}":1' for number in range(90_000)) + ',"z":"needle"'
+    texts = ",".join(f'"{number:x}"' for number in range(90_000)) + ',"needle"'
+    event = json.dumps(make_xml_event(1, "Application", {}))[:-3]
+    return {
+        "long name": '{"' + "A" * 500 + '":{' + pairs + "}}",
+        "name": '{"' + "A" * 100 + '":{' + pairs + "}}",
+        "flat": "{" + pairs + "}",
+        "empty objects": '{"a":[' + "{}," * 250_000 + '"needle"]}',
+        "lists": '{"a":[' + "[1]," * 200_000 + '"needle"]}',
+        "blanks": '{"EventID":1,"Channel":"Security",' + pairs.replace('":', ' y":') + "}",
+        "event data": event + pairs + "}}}",
+        "unnamed data": event + '"Data":[' + texts + "]}}}",
+        "winlogbeat": '{"winlog":{"event_id":1,"event_data":{' + pairs + "}}}",
+        "structured data": "<14>1 2026-03-01T11:00:00Z h app - - [" + "x" * 250
+        + "".join(f' a{number:x}=""' for number in range(90_000)) + ' z="needle"] m',
+        "elements": "<14>1 2026-03-01T11:00:00Z h app - - "
+        + "".join(f"[{number:x}]" for number in range(120_000)) + '[z a="needle"] m',
+        "equal elements": "<14>1 2026-03-01T11:00:00Z h app - - " + '[a b="1"]' * 90_000
+        + '[z a="needle"] m',
+        "syslog body": "Mar  1 11:00:00 h app[1]: {" + pairs + "}",
+    }[shape]  # fmt: skip
+
+
+WIDE_SHAPES = [
+    "long name", "name", "flat", "empty objects", "lists", "blanks", "event data", "unnamed data",
+    "winlogbeat", "structured data", "elements", "equal elements", "syslog body",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", WIDE_SHAPES)
+def test_wide_record_stays_small_and_whole(shape: str) -> None:
+    line = make_wide(shape)
+    event = read(line)
+    for view in event.views:
+        assert len(view.fields) < 4 * MAX_CHILDREN
+        texts = [*view.fields]
+        for value in view.fields.values():
+            texts += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        assert len(texts) < 8 * MAX_CHILDREN
+        assert sum(map(len, texts)) < 4 * len(line)
+        assert any("needle" in text for text in texts)
+        assert any(name.endswith(REST) for name in view.fields)
+
+
+def test_wide_part_does_not_push_out_the_others() -> None:
+    data = {f"d{number}": 1 for number in range(5000)}
+    record = make_xml_event(1, "Application", data)
+    record["Event"] = {"EventData": data, **record["Event"]}
+    event = read(record)
+    assert (event.host, event.time_known, event.mapped) == ("ws1", True, True)
+    fields = event.views[0].fields
+    assert fields["Provider_Name"] == "Example"
+    rest = json.loads(fields[REST])
+    assert rest[0]["Event.EventData"] == {name: 1 for name in data if name not in fields}
+
+
+def test_trimmed_record_keeps_its_own_field_of_that_name() -> None:
+    event = read({REST: "mine", **{f"d{number}": 1 for number in range(3000)}})
+    own, rest = event.views[0].fields[REST]
+    assert json.loads(own) == "mine"
+    assert len(json.loads(rest)[0][""]) == 3001 - MAX_CHILDREN
+
+
+def test_nodes_are_bounded_in_all() -> None:
+    kept, rest = trim({f"a{n}": {f"b{m}": [m] for m in range(500)} for n in range(500)})
+    assert sum(1 for part in kept.values() for _ in part) + len(kept) <= MAX_NODES
+    assert rest
+    assert not is_wide({"a": [{"b": 1}] * 100})
+    assert is_wide({"a": [1] * (MAX_CHILDREN + 1)})
+
+
+def test_whatever_no_json_holds_is_written() -> None:
+    assert json.loads(write_json({"n": 10**30, "t": "\ud800"})) == {"n": 10**30, "t": "\ud800"}
+
+
+def test_long_texts_are_in_no_cache() -> None:
+    """Sixteen thousand texts of a megabyte each would be 16 GB."""
+    before = entities._recall_user.cache_info()
+    tracemalloc.start()
+    for number in range(300):
+        text = f"{number}" + "x." * 50_000
+        for make in (make_file, make_user, name_host, make_host, make_domain, make_address):
+            make(text)
+        make_hashes(text)
+        make_process(text)
+        make_user("x", text)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 5_000_000
+    assert entities._recall_user.cache_info() == before
+
+
+def test_hashes_are_capped() -> None:
+    text = ",".join(f"MD5={number + 1:032x}" for number in range(50))
+    assert len(make_hashes(text)) == 16
 
 
 def test_long_names_are_not_repeated_for_every_leaf() -> None:
@@ -761,6 +944,8 @@ def test_long_names_are_not_repeated_for_every_leaf() -> None:
         ("@4000000069a41d1a00000000", 1772363024.0),
         ("1772355600.250", 1772355600.25),
         (1772355600, 1772355600.0),
+        # Digits that ISO 8601's basic form would read as a day of 1763.
+        ("1763121001200", 1763121001.2),
         (1772355600250, 1772355600.25),
         (1772355600250000, 1772355600.25),
         (1772355600250000000, 1772355600.25),

@@ -3,14 +3,23 @@
 import csv
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import appliance.scan
 from appliance.cli import main
 from tests.conftest import FindData
 from tests.demo.scenario import build_scenario
+from tests.test_config import no_rights
 
 START = 1_795_000_000.0
 
@@ -269,3 +278,98 @@ def test_public_attack_files(
         if body["level"] in ("medium", "high", "critical")
     }
     assert len(flagged) >= 196
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that everybody may enter; a scan lists it without the rights of root."""
+    list_files = appliance.scan.list_files
+
+    def list_without_rights(*words: Any) -> appliance.scan.Listing:
+        with no_rights():
+            return list_files(*words)
+
+    monkeypatch.setattr(appliance.scan, "list_files", list_without_rights)
+    with tempfile.TemporaryDirectory(prefix="guarded-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0o000)
+        yield folder
+        (folder / "closed").chmod(0o700)
+
+
+def test_what_is_left_out_is_said(
+    guarded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(guarded / "auth.log", SSHD.encode())
+    (guarded / "link.log").symlink_to(guarded / "auth.log")
+    (guarded / "up").symlink_to(tmp_path)
+    (guarded / "dangling").symlink_to("nowhere")
+    os.mkfifo(guarded / "pipe")
+    stats = tmp_path / "stats.json"
+    code, said, _ = scan(capsys, guarded, "--no-model", "--stats", stats)
+    assert code == 0
+    assert f"source: {guarded}/closed: Permission denied" in said
+    assert f"not read: {guarded}/closed: Permission denied" in said
+    assert "3 links not followed" in said
+    assert "1 sockets, pipes or devices not read" in said
+    figures = json.loads(stats.read_text())
+    assert (figures["events"], figures["files"], figures["rejected"]) == (1, 1, 1)
+
+
+def test_a_folder_of_which_nothing_may_be_read(
+    guarded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (guarded, guarded / "closed"):
+        code, _, complaint = scan(capsys, folder, "--no-model")
+        assert code == 1
+        assert "closed: Permission denied" in complaint
+
+
+def test_a_log_that_is_gone_before_the_scan_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = _write(tmp_path / "a.log", SSHD.encode())
+    early, late = (_write(tmp_path / name, SSHD.encode()) for name in ("b.log", "c.log"))
+    read = appliance.scan._read_file
+
+    def read_and_lose(name: Any, *rest: Any) -> Iterator[Any]:
+        if name.path == str(early):
+            early.unlink()
+        yield from read(name, *rest)
+        if name.path == str(late):
+            late.unlink()
+
+    monkeypatch.setattr(appliance.scan, "_read_file", read_and_lose)
+    stats = tmp_path / "stats.json"
+    code, said, _ = scan(capsys, kept, early, late, "--no-model", "--stats", stats)
+    assert code == 0
+    assert "No such file" in said
+    figures = json.loads(stats.read_text())
+    assert (figures["events"], figures["rejected"]) == (2, 1)
+    assert figures["bytes"] == 2 * len(SSHD)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    log, temporary = tmp_path / "auth.log", tmp_path / "tmp"
+    log.write_text((SSHD + "\n") * 200_000)
+    temporary.mkdir()
+    scanner = subprocess.Popen(
+        [sys.executable, "-m", "appliance", "scan", str(log), "--no-model", "--quiet"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        until = time.monotonic() + 30
+        while not list(temporary.glob("appliance-scan-*/scan.db")):
+            assert time.monotonic() < until
+            assert scanner.poll() is None
+            time.sleep(0.01)
+        scanner.send_signal(number)
+        _, complaint = scanner.communicate(timeout=30)
+    finally:
+        scanner.kill()
+    assert scanner.returncode == 128 + number
+    assert complaint == b""
+    assert list(temporary.iterdir()) == []

@@ -1,8 +1,11 @@
 """`run`, `scan`, `config check`: the commands that put records through the line."""
 
 import argparse
+import contextlib
 import logging
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -38,14 +41,40 @@ def check_config(args: argparse.Namespace) -> Exit:
     path = Path(args.path or args.config or CONFIG)
     config = load_config(path)
     View().line(
-        f"{path}: good: {len(config.sources)} sources, {len(config.sinks)} sinks, "
-        f"state in {config.state_dir}"
+        f"{clean(path, 4096)}: good: {len(config.sources)} sources, {len(config.sinks)} sinks, "
+        f"state in {clean(config.state_dir, 4096)}"
     )
     return Exit.DONE
 
 
 def scan(args: argparse.Namespace) -> Exit:
     """`appliance scan`: exit 1 when nothing could be read, or with --fail-on when found."""
+    with _ended_by_signals():
+        return _scan(args)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit (128 and the signal's number, as a shell gives it), so
+    that what is behind a `finally` is done: a scan's copy of the findings must not stay in /tmp."""
+
+    def end(number: int, _: object) -> None:
+        for again in before:  # only once: the next must not end the cleaning up
+            signal.signal(again, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {n: handler for n, handler in before.items() if handler == signal.SIG_DFL}
+    for number in before:  # nohup has SIGHUP ignored: so it stays
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _scan(args: argparse.Namespace) -> Exit:
     config = load_config(Path(args.config)) if args.config else Config()
     if args.rules:
         config = replace(config, rules=tuple(args.rules))

@@ -17,6 +17,16 @@ from appliance.view import View, clean, show_iso, show_time
 
 Body = dict[str, Any]
 
+#: Counts of a source that are said only when there are any.
+_SOURCE_TROUBLES = (
+    ("bytes_unfinished", "bytes of a record whose end has not come"),
+    ("repaired", "records held bytes that are no UTF-8"),
+    ("unreadable_files", "files or folders can't be read (see `appliance rejected`)"),
+    ("files_over_cap", "files are over the cap and not followed"),
+    ("truncated_files", "files were cut in place"),
+    ("vanished_files", "files vanished before they were opened"),
+)
+
 
 def status(args: argparse.Namespace) -> Exit:
     """`appliance status`: exit 4 when the daemon is not running (and shows what is stored)."""
@@ -55,9 +65,16 @@ def _print_status(view: View, facts: Body) -> None:
         ],
         title="sources",
     )
+    for row in facts["sources"]:
+        for name, what in _SOURCE_TROUBLES:
+            if row.get(name):
+                view.line(f"source {clean(row['name'])}: {row[name]} {what}", "yellow")
     rules = facts.get("rules")
     if rules:
-        view.line(f"rules: {rules['loaded']} loaded, {rules['refused']} refused")
+        view.line(
+            f"rules: {rules['loaded']} loaded, {rules['refused']} refused; since the start "
+            f"{rules['met']} met an event of their log source, {rules['fired']} fired"
+        )
     for rule, fault in facts.get("rule_errors", {}).items():
         view.line(
             f"rule {clean(rule)} failed {fault['count']} times: {clean(fault['reason'])}", "red"

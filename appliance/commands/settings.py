@@ -24,13 +24,21 @@ def read_config(args: argparse.Namespace) -> Config:
         config = load_config(Path(args.config))
     elif getattr(args, "state", None):
         config = Config()
-    elif CONFIG.is_file():
+    elif _is_there(CONFIG):
         config = load_config(CONFIG)
     else:
         raise ConfigError([f"{CONFIG}: no such file; name one with --config"])
     if getattr(args, "state", None):
         config = replace(config, state_dir=args.state, control_socket="")
     return config
+
+
+def _is_there(path: Path) -> bool:
+    """True also for what may not be looked at: reading it will say why."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def open_store(config: Config) -> Store:

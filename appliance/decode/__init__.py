@@ -36,7 +36,23 @@ def decode(record: RawRecord) -> Decoded:
 
     Raises DecodeError, with a reason fit for an operator, and nothing else.
     """
-    name = detect_format(record.data) if record.format == "auto" else record.format
+    if record.format == "auto":
+        return _decode_guessed(record)
+    return _decode_as(record.format, record)
+
+
+def _decode_guessed(record: RawRecord) -> Decoded:
+    name = detect_format(record.data)
+    if name == "evtx":
+        # Its marks are words that any object may hold.
+        try:
+            return _decode_as(name, record)
+        except DecodeError:
+            name = "json"
+    return _decode_as(name, record)
+
+
+def _decode_as(name: str, record: RawRecord) -> Decoded:
     decoder = FORMATS.get(name)
     if decoder is None:
         raise DecodeError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
@@ -50,7 +66,8 @@ def decode(record: RawRecord) -> Decoded:
 
 def detect_format(data: bytes) -> str:
     """The name of the format that the bytes look like; "text" when like none. Never raises."""
-    head = strip_frame(data[:_HEAD]).lstrip()
+    data = strip_frame(data)
+    head = data.lstrip()[:_HEAD]
     first = head[:1]
     if first == b"{":
         if head.find(b'"Event"', 0, 64) > 0 and head.find(b'"System"', 0, 512) > 0:
@@ -59,7 +76,7 @@ def detect_format(data: bytes) -> str:
         return "json" if head[1:].lstrip()[:1] in (b'"', b"}", b"") else "text"
     if first == b"[" and head[1:].lstrip()[:1] == b"{":
         return "json"
-    text = read_text(strip_frame(data[:_HEAD]))
+    text = read_text(data[:_HEAD])
     if first == b"<" and HEADER.match(text):
         return "syslog5424"
     return "syslog3164" if is_syslog3164(text) else "text"

@@ -8,6 +8,7 @@ this open).
 
 import json
 import math
+import re
 from typing import Any, Final
 
 import orjson
@@ -20,6 +21,13 @@ from appliance.schema import Decoded, RawRecord
 MAX_DEPTH: Final = 64
 #: The source's record cap is lower; this one holds for callers without a source.
 MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+#: What the tolerant reader looks for in the bytes first, because a Python call for each number or
+#: text of a large record takes long: escaped surrogates, numbers over 64 bits, over a double.
+_MAYBE_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_MAYBE_LONG: Final = re.compile(rb"\d{19}")
+_MAYBE_INFINITE: Final = re.compile(rb"[eE]\+?\d{3}|\d{300}")
 
 
 def decode_json(record: RawRecord) -> Decoded:
@@ -48,6 +56,8 @@ def read_object(data: bytes) -> tuple[dict[str, Any], bool]:
     if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise DecodeError(f"JSON nests deeper than {MAX_DEPTH} levels")
     if tolerated:
+        if _MAYBE_SURROGATE.search(data) is None:
+            return value, repaired
         cleaned = _clean(value)
         return cleaned, repaired or cleaned != value
     return value, False
@@ -64,8 +74,8 @@ def _read_tolerantly(data: bytes, error: orjson.JSONDecodeError) -> tuple[Any, b
             text,
             strict=False,
             parse_constant=str,
-            parse_float=_read_float,
-            parse_int=_read_int,
+            parse_float=_read_float if _MAYBE_INFINITE.search(data) else None,
+            parse_int=_read_int if _MAYBE_LONG.search(data) else None,
         )
     except RecursionError:
         raise DecodeError(f"JSON nests deeper than {MAX_DEPTH} levels") from None
@@ -94,8 +104,8 @@ def _is_deeper(value: Any, limit: int) -> bool:
         level = [
             child
             for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
         ]
         if not level:
             return False

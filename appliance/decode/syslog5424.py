@@ -6,6 +6,7 @@ message, and `json` when the message is a JSON object. A part that is "-" is abs
 """
 
 import re
+from itertools import islice
 from typing import Any, Final
 
 from appliance.decode.syslog_parts import MAX_PRI, make_plain, name_priority, read_json_body
@@ -18,9 +19,16 @@ HEADER: Final = re.compile(
     r" (\S{1,128})(?: |$)"
 )
 #: Longer names than the RFC's 32 characters are in use, and harmless.
-_ELEMENT: Final = re.compile(
-    r'\[([^\s="\]]{1,256})((?:\s+[^\s="\]]{1,256}="(?:[^"\\]|\\.)*")*)\s*\]', re.DOTALL
+_ELEMENT_FORM: Final = (
+    r'\[([^\s="\]]{1,256}+)((?:\s++[^\s="\]]{1,256}+="(?:[^"\\]++|\\.)*+")*+)\s*+\]'
 )
+_ELEMENT: Final = re.compile(_ELEMENT_FORM, re.DOTALL)
+_MORE_ELEMENTS: Final = re.compile(f"(?:{_ELEMENT_FORM})*+", re.DOTALL)
+#: Most elements of a record, and parameters of an element, that are read one by one. Senders have
+#: a few; what is beyond stays one text under the name REST.
+MAX_ELEMENTS: Final = 256
+MAX_PARAMS: Final = 512
+REST: Final = "_rest"
 _PARAM: Final = re.compile(r'\s+([^\s="\]]{1,256})="((?:[^"\\]|\\.)*)"', re.DOTALL)
 #: Only these three are escapes (RFC 5424 section 6.3.3); any other backslash stays.
 _ESCAPE: Final = re.compile(r'\\(["\\\]])')
@@ -64,22 +72,34 @@ def _read_structured_data(text: str, start: int) -> tuple[dict[str, Any], int]:
         return {}, start + 1
     elements: dict[str, Any] = {}
     position = start
-    while match := _ELEMENT.match(text, position):
-        elements[match[1]] = _read_params(match[2])
+    for _ in range(MAX_ELEMENTS):
+        if (match := _ELEMENT.match(text, position)) is None:
+            break
+        _read_params(match[2], elements.setdefault(match[1], {}))
         position = match.end()
+    if (more := _MORE_ELEMENTS.match(text, position)) and more[0]:
+        _add_param(elements.setdefault(REST, {}), REST, more[0])
+        position = more.end()
     if position < len(text) and text[position] not in " \n":
         return {}, start
     return elements, position
 
 
-def _read_params(text: str) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for name, raw in _PARAM.findall(text):
-        value = _ESCAPE.sub(r"\1", raw)
-        if name not in params:
-            params[name] = value
-        elif isinstance(params[name], list):
-            params[name].append(value)
-        else:
-            params[name] = [params[name], value]
-    return params
+def _read_params(text: str, params: dict[str, Any]) -> None:
+    """Add the parameters in `text`. An element id that comes twice (the RFC forbids it) adds to the
+    first: neither may hide the other."""
+    position = 0
+    for match in islice(_PARAM.finditer(text), MAX_PARAMS):
+        position = match.end()
+        _add_param(params, match[1], _ESCAPE.sub(r"\1", match[2]))
+    if rest := text[position:].strip():
+        _add_param(params, REST, rest)
+
+
+def _add_param(params: dict[str, Any], name: str, value: str) -> None:
+    if name not in params:
+        params[name] = value
+    elif isinstance(params[name], list):
+        params[name].append(value)
+    else:
+        params[name] = [params[name], value]

@@ -28,9 +28,11 @@ TIME_FORMS: Final = (
     r"(?:0|[1-9]\d{0,2})?\d{9,10}(?:\.\d{1,9})?(?=[\s:\]])",
 )
 _LEADING: Final = re.compile(rf'[\s\["(<]{{0,4}}({"|".join(TIME_FORMS)})(?!\w|:\d)')
-#: Combined log format: address, identity, user, [time].
+#: Combined log format: address, identity, user, [time] "request". The user is what the client says:
+#: the time is the last one before the request, where servers write the user's quotes escaped.
 _ACCESS: Final = re.compile(
-    rf"\S{{1,255}} \S{{1,64}} [^\[\]]{{1,128}}\[(\d\d/{_MONTH}/\d{{4}}:{_CLOCK}{_ZONE}) ?\]"
+    rf"\S{{1,255}} \S{{1,64}} (?:[^\"\\]|\\.){{1,256}}"
+    rf"\[(\d\d/{_MONTH}/\d{{4}}:{_CLOCK}{_ZONE}) ?\](?= \"|$)"
 )
 #: Linux audit records carry the time behind their type.
 _AUDIT: Final = re.compile(
@@ -40,19 +42,21 @@ _AUDIT: Final = re.compile(
 
 def decode_text(record: RawRecord) -> Decoded:
     """Read the record as text. Raises DecodeError when it is empty or binary (mostly characters
-    that no text has; a NUL or two make no binary, or one would hide a whole line)."""
+    that no text has; a NUL or two make no binary, or one would hide a whole line, and behind a
+    time nothing does, or a client's name could)."""
     text = read_text(strip_frame(record.data))
     if not text.strip():
         raise DecodeError("empty record")
-    if is_binary(text):
+    head = text[:600]
+    time = _LEADING.match(head) or _AUDIT.match(head) or _ACCESS.match(head)
+    if time is None and is_binary(text):
         raise DecodeError("binary, not text")
     repaired = has_bad_bytes(text)
     if repaired:
         text = escape_bytes(text)
     fields = {"message": text}
-    head = text[:600]
-    if match := _LEADING.match(head) or _AUDIT.match(head) or _ACCESS.match(head):
-        fields["timestamp"] = match[1]
+    if time is not None:
+        fields["timestamp"] = time[1]
     return Decoded("text", fields, repaired)
 
 

@@ -13,10 +13,11 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def strip_frame(data: bytes) -> bytes:
-    """The record without a leading UTF-8 byte order mark and without its line end."""
-    if data.startswith(BOM):
-        data = data[3:]
-    return data.rstrip(b"\r\n")
+    """The record without its line end, a leading UTF-8 byte order mark, and NULs at its ends:
+    a writer that terminates its strings leaves one behind, a log that was truncated under its
+    writer has thousands in front of the next line."""
+    data = data.lstrip(b"\0").rstrip(b"\r\n\0")
+    return data[3:] if data.startswith(BOM) else data
 
 
 def read_text(data: bytes) -> str:

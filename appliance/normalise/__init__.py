@@ -5,17 +5,20 @@ run. Views are in the words of the Sigma taxonomy, entities in nobody's.
 """
 
 from datetime import tzinfo
-from typing import Final
+from typing import Any, Final
 
 from appliance.normalise import channels, eql, linux
 from appliance.normalise.bridges import BRIDGES
 from appliance.normalise.eql import read_eql
 from appliance.normalise.generic import read_generic
 from appliance.normalise.linux import read_linux
-from appliance.normalise.reading import Context, Normaliser
+from appliance.normalise.reading import Context, Normaliser, Reading
+from appliance.normalise.trim import REST, is_wide, trim, write_json
 from appliance.normalise.windows import read_windows
 from appliance.schema import Decoded, Event, LogSource, RawRecord, event_id
 
+#: A shorter record, in bytes, can be as wide as it likes: counting would cost more than it saves.
+_SHORT: Final = 8192
 #: Every product, in the order in which they are asked. The first that knows the record reads it.
 PRODUCTS: Final[dict[str, Normaliser]] = {
     "windows": read_windows,
@@ -45,8 +48,13 @@ def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
     """Read a decoded record as an event. Raises nothing, whatever the record holds.
 
     `zone` is that of times that name none. An event without a plausible time (see
-    `times.is_plausible`) gets the time of its receipt, and `time_known` is False.
+    `times.is_plausible`) gets the time of its receipt, and `time_known` is False. What a record
+    holds beyond the limits of `trim` is in the field REST of each view.
     """
+    rest: list[dict[str, Any]] = []
+    if len(record.data) >= _SHORT and is_wide(decoded.fields):
+        kept, rest = trim(decoded.fields)
+        decoded = Decoded(decoded.format, kept, decoded.repaired)
     context = Context(received=record.received, zone=zone)
     mapped = True
     for read in PRODUCTS.values():
@@ -55,6 +63,8 @@ def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
             break
     else:
         reading, mapped = read_generic(decoded, context), False
+    if rest:
+        _put_rest(reading, rest)
     return Event(
         id=event_id(record),
         time=record.received if reading.time is None else reading.time,
@@ -67,6 +77,14 @@ def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
         mapped=mapped,
         time_known=reading.time is not None,
     )
+
+
+def _put_rest(reading: Reading, rest: list[dict[str, Any]]) -> None:
+    """Add REST to each view (views may share one dict), beside what the record calls so."""
+    text = write_json(rest)
+    for fields in {id(view.fields): view.fields for view in reading.views}.values():
+        own = fields.get(REST)
+        fields[REST] = text if own is None else [write_json(own), text]
 
 
 def matches(rule: LogSource, view: LogSource) -> bool:

@@ -18,16 +18,22 @@ Forms (each value at most MAX_VALUE characters, control characters escaped):
 import ipaddress
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from appliance.schema import Entity, Fields
 
 #: Longest value, in characters; a longer one ends in a digest so that two never become one.
 MAX_VALUE: Final = 512
+T = TypeVar("T")
+
 #: Bound of each cache below. Values repeat a lot; a flood of new ones only costs speed.
-_CACHE: Final = 16_384
+_CACHE: Final = 8_192
+#: Longest text that a cache keeps, in characters: a cache of long ones would hold gigabytes.
+_MAX_REMEMBERED: Final = 256
+#: Most hashes of one list: Sysmon knows four kinds.
+_MAX_HASHES: Final = 16
 
 _HASH_LENGTHS: Final = {"sha256": 64, "sha1": 40, "md5": 32}
 _HEX: Final = re.compile(r"[0-9a-f]+")
@@ -81,6 +87,17 @@ _PROCESS_ID_FIELDS: Final = (
 _KERBEROS: Final = frozenset(range(4768, 4774))
 
 
+def _remember(make: Callable[[str], T]) -> Callable[[str], T]:
+    """The maker, with a cache for short texts."""
+    recall = lru_cache(maxsize=_CACHE)(make)
+
+    @wraps(make)
+    def remember(text: str) -> T:
+        return recall(text) if len(text) <= _MAX_REMEMBERED else make(text)
+
+    return remember
+
+
 def cap_value(text: str) -> str:
     """The text with control characters escaped, and with a digest for what is over MAX_VALUE."""
     if not text.isprintable():
@@ -97,7 +114,7 @@ def _shorten(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def name_host(text: str) -> str:
     """The host form of a computer name or address; "" when it is none."""
     text = text.strip().rstrip(".").lower()
@@ -108,17 +125,22 @@ def name_host(text: str) -> str:
     return cap_value(text.lstrip("\\").partition(".")[0])
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def make_host(text: str) -> Entity | None:
     """A host entity; None for no name."""
     name = name_host(text)
     return Entity("host", name) if name else None
 
 
-@lru_cache(maxsize=_CACHE)
 def make_user(name: str, domain: str = "") -> Entity | None:
     """A user entity from `DOMAIN\\name`, `name@realm` or the two parts; None for no person's or
     service's account."""
+    if len(name) + len(domain) > _MAX_REMEMBERED:
+        return _make_user(name, domain)
+    return _recall_user(name, domain)
+
+
+def _make_user(name: str, domain: str) -> Entity | None:
     if "\\" in name:
         domain, _, name = name.rpartition("\\")
     elif "@" in name and not name.startswith("@"):
@@ -132,7 +154,10 @@ def make_user(name: str, domain: str = "") -> Entity | None:
     return Entity("user", cap_value(f"{domain}\\{name}"))
 
 
-@lru_cache(maxsize=_CACHE)
+_recall_user: Final = lru_cache(maxsize=_CACHE)(_make_user)
+
+
+@_remember
 def make_file(path: str) -> Entity | None:
     """A file entity; None for no path."""
     path = path.strip().strip('"')
@@ -153,7 +178,7 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
     return address
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def make_address(text: str) -> Entity | None:
     """An address entity; None for no address, or one that says nothing of who it is."""
     address = _parse_address(text.strip())
@@ -169,7 +194,7 @@ def make_address(text: str) -> Entity | None:
     return Entity("address", str(address))
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def make_domain(text: str) -> Entity | None:
     """A domain entity; None for an address or a name without a dot, which is a host's."""
     name = text.strip().rstrip(".").lower()
@@ -184,7 +209,7 @@ def make_service(text: str) -> Entity | None:
     return Entity("service", cap_value(name)) if name not in _NO_NAME else None
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def make_hashes(text: str) -> tuple[Entity, ...]:
     """Hash entities of Sysmon's `SHA1=...,MD5=...` text; a bare digest counts by its length."""
     found = []
@@ -195,10 +220,10 @@ def make_hashes(text: str) -> tuple[Entity, ...]:
             name = next((kind for kind, size in _HASH_LENGTHS.items() if size == len(digits)), "")
         if _HASH_LENGTHS.get(name) == len(digits) and digits.strip("0") and _HEX.fullmatch(digits):
             found.append(Entity("hash", f"{name}:{digits}"))
-    return tuple(found)
+    return tuple(found[:_MAX_HASHES])
 
 
-@lru_cache(maxsize=_CACHE)
+@_remember
 def make_process(guid: str) -> Entity | None:
     """A process entity from its GUID; None for none or all zeros."""
     value = guid.strip("{} ").lower()

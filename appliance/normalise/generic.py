@@ -17,6 +17,11 @@ _NOWHERE: Final = LogSource()
 _TIME_NAMES: Final = (
     "@timestamp", "timestamp", "time", "ts", "eventTime", "event_time", "datetime", "date",
 )  # fmt: skip
+_HTTP_NAMES: Final = frozenset(
+    {"uri", "url", "request", "request_uri", "method", "http_method", "request_method"}
+    | {"user_agent", "http_user_agent", "status_code"}
+)
+_OWN_HOST_NAMES: Final = ("host.name", "computer", "Computer")
 _HOST_NAMES: Final = ("hostname", "host", "host.name", "computer", "Computer", "Hostname")
 
 
@@ -31,7 +36,9 @@ def read_generic(decoded: Decoded, context: Context) -> Reading:
             if time is not None:
                 break
     host = ""
-    for name in _HOST_NAMES:
+    # In an HTTP request the host is what the client asked for, and the client's choice.
+    names = _HOST_NAMES if fields.keys().isdisjoint(_HTTP_NAMES) else _OWN_HOST_NAMES
+    for name in names:
         if isinstance(value := fields.get(name), str) and (host := name_host(value)):
             break
     entity = make_host(host) if host else None

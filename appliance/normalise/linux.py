@@ -6,15 +6,17 @@ An event has one view for each Sigma service whose rules are about it: sshd's me
 What a message says of users and addresses is partly written by whoever knocks. So each form is
 anchored at both ends, and where free text (a user name) comes before the address, the address is
 the last one: `Failed password for x from 198.51.100.1 port 22 ssh2 from 203.0.113.9 port 4 ssh2`
-came from 203.0.113.9. In sudo's lines the first `; USER=` counts, because the command behind it
-is the user's choice.
+came from 203.0.113.9. In sudo's lines both the directory before `; USER=` and the command behind it
+are the user's choice: when it occurs more than once, USER and COMMAND hold every reading.
 """
 
 import re
+from itertools import islice
 from typing import Any, Final
 
 from appliance.normalise.entities import make_address, make_host, make_user, name_host
 from appliance.normalise.flatten import flatten
+from appliance.normalise.programs import AUTH_PROGRAMS, HOST_PROGRAMS, OWN_SERVICES, name_program
 from appliance.normalise.reading import Context, Reading
 from appliance.normalise.times import read_time
 from appliance.schema import Decoded, Entity, Fields, LogSource, View
@@ -27,31 +29,13 @@ def name_service(service: str) -> LogSource:
 
 SYSLOG: Final = name_service("syslog")
 AUTH: Final = name_service("auth")
-#: Program -> the Sigma service that is its own.
-_OWN_SERVICES: Final[dict[str, str]] = {
-    "sshd": "sshd", "sshd-session": "sshd", "sshd-auth": "sshd",
-    "sudo": "sudo",
-    "cron": "cron", "crond": "cron", "anacron": "cron", "crontab": "cron",
-    "vsftpd": "vsftpd",
-    "clamd": "clamav", "clamav": "clamav", "clamscan": "clamav", "freshclam": "clamav",
-    "guacd": "guacamole", "guacamole": "guacamole",
-    "apache2": "apache", "httpd": "apache", "apache": "apache",
-    "nginx": "nginx",
-}  # fmt: skip
-#: Programs that log to authpriv by themselves.
-_AUTH_PROGRAMS: Final = frozenset(
-    {"sshd", "sshd-session", "sshd-auth", "sudo", "su", "login", "systemd-logind", "passwd"}
-    | {"chpasswd", "gpasswd", "chage", "chfn", "chsh", "useradd", "userdel", "usermod", "groupadd"}
-    | {"groupdel", "groupmod", "newusers", "polkitd", "pkexec", "gdm-password", "lightdm", "sssd"}
-    | {"unix_chkpwd", "rlogind", "rshd", "doas"}
-)
 _AUTH_FACILITIES: Final = frozenset({"auth", "authpriv"})
 
 #: Every log source that this normaliser can produce.
 SOURCES: Final = (
     AUTH,
     SYSLOG,
-    *(name_service(service) for service in dict.fromkeys(_OWN_SERVICES.values())),
+    *(name_service(service) for service in dict.fromkeys(OWN_SERVICES.values())),
 )
 
 _ADDRESS: Final = r"(?P<src_ip>[0-9A-Za-z_:.%-]{1,255})"
@@ -158,8 +142,8 @@ _SSHD: Final = tuple(
 _SSHD_PREFIX: Final = re.compile(r"(?:\[ID \d{1,9} \w+\.\w+\] )?(?:error: |fatal: )?")
 
 _SUDO: Final = re.compile(
-    r"\s*(?P<user>\S+) : (?:(?P<reason>(?!TTY=|PWD=|USER=)[^;]{1,200}?) ; )?"
-    r"(?:TTY=(?P<tty>\S*) ; )?(?:PWD=(?P<pwd>.*?) ; )?USER=(?P<target_user>\S*) ; "
+    r"\s*(?P<user>\S[^:;=]{0,255}?) : (?:(?P<reason>(?!TTY=|PWD=|USER=)[^;]{1,200}?) ; )?"
+    r"(?:TTY=(?P<tty>\S*) ; )?(?:PWD=(?P<pwd>.*?) ; )?USER=(?P<target_user>[^;]{0,256}?) ; "
     r"(?:GROUP=(?P<target_group>\S*) ; )?"
     r"(?:TSID=\S* ; )?(?:ENV=.*? ; )?COMMAND=(?P<command>.*)$",
     re.DOTALL,
@@ -203,8 +187,19 @@ _PAM_SESSION: Final = re.compile(
     r"(?:\(uid=\d+\))?(?: by (?P<by_user>[^\s(]{0,64})(?:\(uid=\d+\))?)?\s*$"
 )
 _REPEATED: Final = re.compile(r"message repeated \d+ times: \[ (.*)\]$", re.DOTALL)
-#: Longest message that is searched for users and addresses, in characters.
+#: Longest message that is searched for users and addresses, in characters. Of a longer one of
+#: sudo's the beginning is: else a command could be made long enough to hide who ran it.
 _MAX_PARSED: Final = 4096
+#: Another place in a command where sudo's own parts may end (see the top); how many are read.
+_SUDO_AGAIN: Final = re.compile(
+    r" ; USER=(?P<target_user>[^;]{0,256}?) ; (?:[A-Z]{3,8}=[^;]{0,512} ; ){0,4}COMMAND="
+)
+_MAX_READINGS: Final = 16
+#: `%FACILITY-SEVERITY-MNEMONIC:` begins each message of Cisco's systems (Cisco IOS System Message
+#: Guide, "System Log Message Format"); a facility may have parts, as in %SYS-SW1-5-RESTART.
+_CISCO: Final = re.compile(
+    r"\s{0,16}%[A-Z][A-Z0-9_]{0,31}(?:-[A-Z0-9_]{1,32}){0,3}-[0-7]-[A-Z0-9_]{1,64}(?::|$)"
+)
 
 
 def read_linux(decoded: Decoded, context: Context) -> Reading | None:
@@ -215,11 +210,11 @@ def read_linux(decoded: Decoded, context: Context) -> Reading | None:
     record = decoded.fields
     message = record.get("message", "")
     appname = record.get("appname", "")
-    if appname[:1] == "%" or message.lstrip()[:1] == "%":
+    program = name_program(appname)
+    if program not in HOST_PROGRAMS and (_CISCO.match(appname) or _CISCO.match(message)):
         return None
     if not appname and "last message repeated" not in message:
         return None
-    program = _name_program(appname)
     fields = _copy_fields(record, appname)
     _put_parts(fields, program, message)
     host = name_host(record.get("hostname", ""))
@@ -229,12 +224,6 @@ def read_linux(decoded: Decoded, context: Context) -> Reading | None:
         host=host,
         time=read_time(record.get("timestamp"), context),
     )
-
-
-def _name_program(appname: str) -> str:
-    """`/usr/sbin/cron` and `CRON` are cron, `postfix/smtpd` is postfix."""
-    path = appname.lower()
-    return path.rpartition("/")[2] if path[:1] == "/" else path.partition("/")[0]
 
 
 def _copy_fields(record: dict[str, Any], appname: str) -> Fields:
@@ -252,16 +241,16 @@ def _copy_fields(record: dict[str, Any], appname: str) -> Fields:
 
 def _list_sources(program: str, record: dict[str, Any], message: str) -> list[LogSource]:
     sources = []
-    if service := _OWN_SERVICES.get(program):
+    if service := OWN_SERVICES.get(program):
         sources.append(name_service(service))
     if (
-        program in _AUTH_PROGRAMS
+        program in AUTH_PROGRAMS
         or record.get("facility") in _AUTH_FACILITIES
         or record.get("module", "").startswith("pam_")
         or message.startswith(("pam_", "(pam_"))
     ):
         sources.append(AUTH)
-        if program in _AUTH_PROGRAMS:
+        if program in AUTH_PROGRAMS:
             return sources
     sources.append(SYSLOG)
     return sources
@@ -270,13 +259,15 @@ def _list_sources(program: str, record: dict[str, Any], message: str) -> list[Lo
 def _put_parts(fields: Fields, program: str, message: str) -> None:
     """Add what the message says of user, address, command and result."""
     if len(message) > _MAX_PARSED:
+        if program == "sudo" and (match := _SUDO.match(message[:_MAX_PARSED])):
+            _put_sudo(fields, match, message[match.start("command") :])
         return
     if repeated := _REPEATED.match(message):
         message = repeated[1].rstrip()
     if program.startswith("sshd") and _put_sshd(fields, message):
         return
     if program == "sudo" and (match := _SUDO.match(message)):
-        _put_sudo(fields, match)
+        _put_sudo(fields, match, match["command"])
     elif program == "su" and _put_su(fields, message):
         return
     elif program in ("cron", "crond", "anacron") and (match := _CRON.match(message)):
@@ -310,11 +301,18 @@ def _put_sshd(fields: Fields, message: str) -> bool:
     return False
 
 
-def _put_sudo(fields: Fields, match: re.Match[str]) -> None:
+def _put_sudo(fields: Fields, match: re.Match[str], command: str) -> None:
+    """Add sudo's parts. `command` is the whole of what `match` may hold but the beginning of."""
     _put_match(fields, match)
     for name, new in _SUDO_NAMES:
         if match[name]:
             fields[new] = match[name]
+    if command:
+        fields["command"] = fields["COMMAND"] = command
+    head = command[:_MAX_PARSED]
+    if again := list(islice(_SUDO_AGAIN.finditer(head), _MAX_READINGS)):
+        fields["USER"] = [match["target_user"], *(other["target_user"] for other in again)]
+        fields["COMMAND"] = [command, *(head[other.end() :] for other in again)]
     reason = match["reason"] or ""
     denied = "incorrect password" in reason or "NOT" in reason or "not allowed" in reason
     fields["result"] = "failure" if denied else "success"

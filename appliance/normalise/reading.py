@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.normalise.programs import HOST_PROGRAMS, name_program
 from appliance.schema import Decoded, Entity, View
 
 
@@ -31,8 +32,16 @@ Normaliser = Callable[[Decoded, Context], Reading | None]
 
 
 def find_object(decoded: Decoded) -> dict[str, Any]:
-    """The object that a structured record is: a syslog line's JSON body, else the record itself."""
+    """The object that a structured record is: a syslog line's JSON body, else the record itself.
+
+    What a program of the host writes is never taken for another product's record: who gets a
+    JSON object into a message of sshd or sudo must not choose host, time and event by it.
+    """
     body = decoded.fields.get("json")
-    if isinstance(body, dict) and decoded.format.startswith("syslog"):
+    if (
+        isinstance(body, dict)
+        and decoded.format.startswith("syslog")
+        and name_program(decoded.fields.get("appname", "")) not in HOST_PROGRAMS
+    ):
         return body
     return decoded.fields

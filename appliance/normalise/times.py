@@ -38,6 +38,8 @@ _FORMS: Final = tuple(
         rf"(?P<day>\d\d?)[/-]{_MONTH}[/-](?P<year>\d{{4}})[: ]{_CLOCK}{_ZONE}",
     )
 )
+#: Digits of EARLIEST: a shorter number is no epoch time.
+_SHORTEST_EPOCH: Final = 9
 _NUMBER: Final = re.compile(r"-?\d{1,20}(?:\.\d{1,12})?")
 
 
@@ -65,6 +67,9 @@ def read_time(value: Any, context: Context) -> float | None:
 def _read_text(text: str, context: Context) -> float | None:
     if len(text) > 64:
         return None
+    # Before ISO 8601, whose basic form a number of milliseconds may look like.
+    if text[4:_SHORTEST_EPOCH].isdecimal() and _NUMBER.fullmatch(text):
+        return _read_number(float(text))
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
@@ -72,8 +77,6 @@ def _read_text(text: str, context: Context) -> float | None:
         return moment.timestamp()
     except (ValueError, OverflowError):
         pass
-    if _NUMBER.fullmatch(text):
-        return _read_number(float(text))
     if text[:1] == "@":
         return _read_tai64n(text)
     for form in _FORMS:

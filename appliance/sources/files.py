@@ -1,18 +1,16 @@
 """First step of the line: files and globs, followed while they grow, are rotated and come anew.
 
-A file is known by device, inode and a fingerprint of its first bytes, so that a renamed file goes
-on where it was and a new file under an old name starts at its beginning. inotify (watchdog) only
-wakes the line: it drops events silently when its queue overflows, so a periodic rescan finds
-whatever it missed. Nothing here is durable: checkpoints are, in the store's transaction.
+A file is known by device, inode, its first bytes and the last ones read, so that a renamed file
+goes on where it was, a copy behind what its original gave, and a new file under an old name starts
+at its beginning. inotify (watchdog) only wakes the line: it drops events silently when its queue
+overflows, so a periodic rescan finds whatever it missed. Nothing here is durable: checkpoints are,
+in the store's transaction.
 """
 
-import glob
-import hashlib
-import json
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,42 +19,38 @@ from watchdog.observers import Observer
 
 from appliance.errors import SourceError
 from appliance.schema import Checkpoint, Cursor, RawRecord, Rejected, SourceBatch
-from appliance.sources.streams import Stream, StreamLimits, StreamName, open_stream
+from appliance.sources.streams import Stream, StreamLimits, StreamName, Want, open_stream
+from appliance.sources.tracking import (
+    COPY_ERRORS,
+    StreamState,
+    begin_state,
+    decode_state,
+    encode_state,
+    find_fate,
+    find_original,
+    list_files,
+    note_progress,
+    read_status,
+)
 
-#: First bytes that tell a file from another that got its inode.
-FINGERPRINT_BYTES = 256
+#: A renamed or deleted file is read on this long after its last growth: its writer may not have
+#: noticed yet. As long, a damaged gzip or EVTX may still be being written.
+GRACE_SECONDS = 30.0
 
-#: A renamed file is read on this long after its last growth: its writer may not have noticed yet.
-ROTATED_GRACE_SECONDS = 30.0
-
-#: EVTX and gzip are read only when nobody has written to them for this long.
+#: EVTX and gzip are read only when nobody has written to them for this long, and a damaged one is
+#: looked at again after it.
 SETTLE_SECONDS = 1.0
 
 #: Files held open at a time; others are opened again when they grow.
 OPEN_FILES = 256
 
+#: Bytes of records given at a time.
+BATCH_BYTES = 8 << 20
+
 #: Key of the checkpoint that says that the source has been read before. No file's key is it.
 _BEGUN = "#begun"
 
 _WATCHED = frozenset({"modified", "created", "moved", "deleted", "closed"})
-
-
-class StreamState(msgspec.Struct):
-    """What a checkpoint holds of one file. `size` is the file's size when it was read to its end
-    for good (EVTX, gzip, a renamed or deleted file), else -1; `refused` says that it is no log;
-    `gone` that it was deleted, and only keeps its generation from being given again."""
-
-    logical: str
-    generation: int
-    path: str
-    device: int
-    inode: int
-    fingerprint: str
-    fingerprinted: int
-    position: int
-    size: int = -1
-    refused: bool = False
-    gone: bool = False
 
 
 class _Tracked:
@@ -72,22 +66,22 @@ class _Tracked:
 
     @property
     def key(self) -> str:
-        """The stream's name in ids and checkpoints; one to one also for names that are no UTF-8."""
-        name = self.state.logical.replace("\\", "\\\\")
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-        return f"{name}#{self.state.generation}"
+        return self.state.key
 
     def close(self) -> None:
         if self.stream is not None:
             self.stream.close()
             self.stream = None
 
-
-def take_fingerprint(file: Path, length: int) -> tuple[str, int]:
-    """Digest of the first `length` bytes (fewer when the file is shorter), and how many."""
-    with file.open("rb") as handle:
-        head = handle.read(length)
-    return hashlib.blake2b(head, digest_size=16).hexdigest(), len(head)
+    def rewind(self) -> None:
+        """Back to what is committed of its reading."""
+        old = self.committed
+        state = self.state
+        state.position, state.overlong_from = old.position, old.overlong_from
+        state.tail, state.size = old.tail, old.size
+        state.refused, state.fresh = old.refused, old.fresh
+        if self.stream is not None:
+            self.stream.rewind(state.position, state.overlong_from)
 
 
 class FilesSource:
@@ -126,17 +120,22 @@ class FilesSource:
         self._unreadable: dict[str, str] = {}
         self._wake: Callable[[], None] = lambda: None
         self._observer: Any = None
-        self._watched: set[str] = set()
+        self._watched: dict[str, tuple[int, Any]] = {}
         self._lock = threading.Lock()
         self._dirty: set[str] = set()
-        self.counts = {"files_over_cap": 0, "truncated_files": 0, "vanished_files": 0}
+        self.counts = {
+            "files_over_cap": 0,
+            "truncated_files": 0,
+            "vanished_files": 0,
+            "copies_followed": 0,
+        }
         self.watching = False
         self._begun = False
         for checkpoint in checkpoints:
             if checkpoint.key == _BEGUN:
                 self._begun = True
                 continue
-            tracked = _Tracked(msgspec.convert(json.loads(checkpoint.state), StreamState))
+            tracked = _Tracked(decode_state(checkpoint.state))
             self._tracked[tracked.key] = tracked
         # "end" is for what lay there before the appliance first came; later files are read whole,
         # also those that came while it was down.
@@ -163,26 +162,30 @@ class FilesSource:
         for tracked in self._tracked.values():
             tracked.close()
 
-    def poll(self, limit: int) -> SourceBatch:
-        """About `limit` new records at the most, in order within each file. Never raises for what
-        the files are or contain."""
+    def poll(self, limit: int, data: int = BATCH_BYTES) -> SourceBatch:
+        """About `limit` new records from about `data` bytes at the most, in order within each
+        file. Never raises for what the files are or contain."""
         now = self._clock()
         self._look(now)
         batch = SourceBatch([], [], [])
         for key, tracked in list(self._active.items()):
-            if len(batch.records) >= limit:
-                break
+            left = limit - len(batch.records) - len(batch.rejected)
+            if left <= 0 or data <= 0:
+                tracked.has_more = True  # as far as is known: it was not looked at
+                continue
             if tracked.waits_until > now:
+                tracked.has_more = False
                 continue
             del self._active[key]
-            if self._read(tracked, limit - len(batch.records), now, batch):
+            given = len(batch.records)
+            if self._read(tracked, Want(left, data), now, batch):
                 # Behind the others next time, so that one busy file can't starve the rest.
                 self._active[key] = tracked
+            data -= sum(len(record.data) for record in batch.records[given:])
         self._close_surplus()
         batch.rejected.extend(self._notices)
-        self._notices.clear()
         batch.checkpoints.extend(
-            Checkpoint(self.name, key, _encode_state(tracked.state))
+            Checkpoint(self.name, key, encode_state(tracked.state))
             for key, tracked in self._moved.items()
         )
         batch.checkpoints.extend(Checkpoint(self.name, key, b"") for key in self._forgotten)
@@ -194,38 +197,41 @@ class FilesSource:
         """What the last poll gave is stored: never give it again."""
         for tracked in self._moved.values():
             tracked.committed = msgspec.structs.replace(tracked.state)
+            if tracked.stream is not None and tracked.stream.ended:
+                tracked.close()
         self._begun = True
+        self._notices.clear()
         self._moved.clear()
         self._forgotten.clear()
 
     def rewind(self) -> None:
         """What was polled since the last commit was not stored: give it again."""
         for tracked in self._moved.values():
-            position, size = tracked.committed.position, tracked.committed.size
-            tracked.state.position, tracked.state.size = position, size
-            if tracked.stream is not None:
-                tracked.stream.rewind(position)
+            tracked.rewind()
             self._active[tracked.key] = tracked
 
     @property
     def has_more(self) -> bool:
-        """True when the last poll left readable records behind because of its limit."""
+        """True when the last poll left readable records behind because of its limits."""
         return any(tracked.has_more for tracked in self._active.values())
 
     def describe(self) -> dict[str, Any]:
         """Facts for `status`: files followed, bytes behind, bytes of unfinished records."""
-        behind = pending = 0
+        live = behind = pending = 0
         for tracked in list(self._tracked.values()):  # asked from another thread
-            if tracked.stream is not None:
-                pending += tracked.stream.pending
-            if tracked.key in self._active and tracked.state.size < 0:
-                try:
-                    size = Path(tracked.state.path).stat().st_size
-                except OSError:
-                    continue
-                behind += max(0, size - tracked.state.position)
+            state, stream = tracked.state, tracked.stream
+            if state.gone:
+                continue
+            live += 1
+            unfinished = stream.pending if stream is not None else 0
+            pending += unfinished
+            status = read_status(state.path)
+            if status is None or state.refused or status.st_size == state.size:
+                continue
+            read = 0 if state.packed else state.position
+            behind += max(0, status.st_size - read - unfinished)
         return {
-            "files": len(self._tracked),
+            "files": live,
             "bytes_behind": behind,
             "bytes_unfinished": pending,
             "watching": self.watching,
@@ -241,58 +247,182 @@ class FilesSource:
         by_path = {t.state.path: t for t in self._tracked.values() if dirty and not t.state.gone}
         for path in dirty:
             tracked = by_path.get(path)
-            if tracked is None or not self._is_same(tracked, path):
-                self._next_scan = 0.0
+            if tracked is None or find_fate(tracked.state, path) != "same":
+                self._next_scan = now
             else:
                 self._active[tracked.key] = tracked
-        if now >= self._next_scan:
+        # A clock that was set back must not stop the looking.
+        if now >= self._next_scan or now < self._next_scan - 2 * self._rescan_seconds:
             self._next_scan = now + self._rescan_seconds
             self._rescan(now)
 
     def _rescan(self, now: float) -> None:
-        self._follow_known(now)
-        known = {
-            (t.state.device, t.state.inode): t for t in self._tracked.values() if not t.state.gone
-        }
-        for path in self._list_paths():
-            self._watch(str(Path(path).parent))
-            try:
-                status = Path(path).stat()
-            except OSError:
+        listing = list_files(self._patterns, self._files_cap)
+        for folder in sorted(listing.folders):
+            self._watch(folder)
+        for path, reason in listing.problems.items():
+            self._say(path, reason)
+        by_inode = {(s.st_dev, s.st_ino): path for path, s in reversed(listing.files.items())}
+        live = self._follow_known(now, by_inode)
+        over = 0
+        for path, status in listing.files.items():
+            identity = (status.st_dev, status.st_ino)
+            if identity in live:
                 continue
-            tracked = known.get((status.st_dev, status.st_ino))
-            if tracked is not None and self._is_same(tracked, path):
-                tracked.state.path = path
-            elif len(self._tracked) >= self._files_cap:
-                self.counts["files_over_cap"] += 1
-            else:
-                self._begin(path, status)
+            if len(live) >= self._files_cap:
+                over += 1
+                continue
+            if self._begin(path, status):
+                live.add(identity)
+        self.counts["files_over_cap"] = over
+        self._forget_markers()
         self._skip_present = False
 
-    def _list_paths(self) -> list[str]:
-        """Regular files that the patterns name now; a folder stands for all files below it."""
-        found: dict[str, None] = {}
-        for pattern in self._patterns:
-            if Path(pattern).is_dir():
-                names = glob.glob(f"{glob.escape(pattern)}/**/*", recursive=True)
-                self._watch(pattern)
+    def _follow_known(
+        self, now: float, by_inode: dict[tuple[int, int], str]
+    ) -> set[tuple[int, int]]:
+        """Find known files that were renamed, rewritten, grew or went away; give the identities
+        of those that are still there as they were."""
+        live: set[tuple[int, int]] = set()
+        for tracked in list(self._tracked.values()):
+            state = tracked.state
+            if state.gone:
+                continue
+            identity = (state.device, state.inode)
+            fate = find_fate(state, state.path)
+            path = state.path
+            if fate == "elsewhere":
+                path = by_inode.get(identity) or self._find_sibling(state) or ""
+                fate = find_fate(state, path) if path else "elsewhere"
+            if fate != "same":
+                self._mark_gone(tracked, now, rewritten=fate == "rewritten")
+                continue
+            live.add(identity)
+            if path != state.path:
+                state.path = path
+                tracked.grown = now
+                self._moved[tracked.key] = tracked
+                self._active[tracked.key] = tracked
+            self._check_size(tracked)
+        return live
+
+    def _check_size(self, tracked: _Tracked) -> None:
+        state = tracked.state
+        status = read_status(state.path)
+        if status is None:
+            return
+        read = state.size if state.size >= 0 else state.position
+        if status.st_size != read:
+            self._active[tracked.key] = tracked
+
+    def _find_sibling(self, state: StreamState) -> str | None:
+        """The file under another name in its folder."""
+        try:
+            with os.scandir(os.path.dirname(state.path)) as entries:  # noqa: PTH120
+                for entry in entries:
+                    if entry.inode() == state.inode and find_fate(state, entry.path) == "same":
+                        return entry.path
+        except (OSError, ValueError):
+            return None
+        return None
+
+    def _begin(self, path: str, status: os.stat_result) -> bool:
+        """Follow a file not seen before."""
+        same = [t.state.generation for t in self._tracked.values() if t.state.logical == path]
+        try:
+            state = begin_state(path, status, max(same, default=-1) + 1)
+        except (OSError, ValueError) as error:
+            self._say(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            return False
+        tracked = _Tracked(state)
+        if self._skip_present:
+            self._skip_to_end(tracked)
+        self._unreadable.pop(path, None)
+        self._tracked[tracked.key] = tracked
+        self._moved[tracked.key] = tracked
+        self._active[tracked.key] = tracked
+        return True
+
+    def _skip_to_end(self, tracked: _Tracked) -> None:
+        """Stand behind what the file holds now: whole lines of a text, all of what is packed."""
+        state = tracked.state
+        try:
+            stream = open_stream(self._name_stream(state), self._limits)
+        except SourceError:
+            return
+        with contextlib.closing(stream):
+            size = os.fstat(stream.fileno()).st_size
+            if state.packed:
+                want = Want(2000, final=True)
+                while not stream.ended:
+                    stream.read(want, 0.0)
+                state.position, state.size = stream.position, size
             else:
-                names = glob.glob(pattern, recursive=True)
-                self._watch(_static_folder(pattern))
-            found.update((name, None) for name in sorted(names) if Path(name).is_file())
-        return list(found)
+                start = max(0, size - (1 << 16))
+                tail = os.pread(stream.fileno(), size - start, start)
+                state.position = start + tail.rfind(b"\n") + 1 if b"\n" in tail else size
+                note_progress(state, stream.fileno())
+            state.fresh = False
+
+    def _mark_gone(self, tracked: _Tracked, now: float, *, rewritten: bool) -> None:
+        """The file went away, or others came into its place. What its open handle still has is
+        read while its writer may go on; one that was rewritten holds other bytes there."""
+        if rewritten:
+            self.counts["truncated_files"] += 1
+            tracked.close()
+        elif tracked.stream is None and tracked.state.size < 0:
+            self.counts["vanished_files"] += 1
+        self._unreadable.pop(tracked.state.path, None)
+        tracked.state.gone = True
+        tracked.grown = now
+        self._moved[tracked.key] = tracked
+        self._active[tracked.key] = tracked
+
+    def _forget_markers(self) -> None:
+        """Keep of the deleted files the newest of each name, and no more names than the cap."""
+        markers = [t for t in self._tracked.values() if t.state.gone and t.stream is None]
+        newest: dict[str, int] = {}
+        for tracked in self._tracked.values():
+            state = tracked.state
+            newest[state.logical] = max(newest.get(state.logical, 0), state.generation)
+        surplus = len(markers) - self._files_cap
+        for place, tracked in enumerate(markers):
+            outdated = tracked.state.generation < newest[tracked.state.logical]
+            if (outdated or place < surplus) and tracked.key not in self._moved:
+                del self._tracked[tracked.key]
+                self._active.pop(tracked.key, None)
+                self._forgotten.add(tracked.key)
+
+    def _say(self, path: str, reason: str) -> None:
+        """List what can't be read: once, until the reason is another."""
+        if self._unreadable.get(path) == reason:
+            return
+        if len(self._unreadable) < self._files_cap:
+            self._unreadable[path] = reason
+        cursor = Cursor(self.name, path, 0, 0)
+        record = RawRecord(b"", self.name, path, path, cursor, self._clock(), self._format)
+        self._notices.append(Rejected(record, "source", reason))
 
     def _watch(self, folder: str) -> None:
-        if self._observer is None or folder in self._watched or not Path(folder).is_dir():
+        """Have the kernel tell of changes in a folder, also when it was made anew."""
+        if self._observer is None:
             return
-        if len(self._watched) >= self._files_cap:
+        status = read_status(folder)
+        inode, watch = self._watched.get(folder, (0, None))
+        if status is not None and status.st_ino == inode:
+            return
+        if watch is not None:
+            del self._watched[folder]
+            with contextlib.suppress(KeyError, OSError):
+                self._observer.unschedule(watch)
+        if status is None or len(self._watched) >= self._files_cap:
             return
         try:
-            self._observer.schedule(_Waker(self._note), folder, recursive=False)
+            watch = self._observer.schedule(_Waker(self._note), folder, recursive=False)
         except OSError:  # inotify watches used up: the rescan finds what comes there
             self.watching = False
             return
-        self._watched.add(folder)
+        self._watched[folder] = (status.st_ino, watch)
 
     def _note(self, path: str) -> None:
         with self._lock:
@@ -300,125 +430,12 @@ class FilesSource:
                 self._dirty.add(path)
         self._wake()
 
-    def _follow_known(self, now: float) -> None:
-        """Find known files that were renamed, cut in place, grew or went away."""
-        for tracked in list(self._tracked.values()):
-            state = tracked.state
-            if state.gone:
-                continue
-            path = state.path if self._is_same(tracked, state.path) else self._find_renamed(tracked)
-            if path is None:
-                self._mark_gone(tracked)
-                continue
-            if path != state.path:
-                state.path = path
-                tracked.grown = now
-                self._moved[tracked.key] = tracked
-                self._active[tracked.key] = tracked
-            self._check_size(tracked)
-
-    def _check_size(self, tracked: _Tracked) -> None:
-        state = tracked.state
-        try:
-            size = Path(state.path).stat().st_size
-        except OSError:
-            return
-        if state.size < 0 and size < state.position and not state.refused:
-            self._restart(tracked)
-        elif size != (state.size if state.size >= 0 else state.position) and not state.refused:
-            self._active[tracked.key] = tracked
-
-    def _is_same(self, tracked: _Tracked, path: str) -> bool:
-        """True when the file at `path` is the tracked one: same inode, same first bytes."""
-        state = tracked.state
-        try:
-            status = Path(path).stat()
-            if (status.st_dev, status.st_ino) != (state.device, state.inode):
-                return False
-            if not state.fingerprinted or status.st_size < state.fingerprinted:
-                return True  # cut to nothing in place: `_restart` decides
-            return take_fingerprint(Path(path), state.fingerprinted)[0] == state.fingerprint
-        except OSError:
-            return False
-
-    def _find_renamed(self, tracked: _Tracked) -> str | None:
-        """The tracked file under another name in its folder."""
-        folder = Path(tracked.state.path).parent
-        try:
-            for entry in os.scandir(folder):
-                if entry.inode() == tracked.state.inode and self._is_same(tracked, entry.path):
-                    return entry.path
-        except OSError:
-            return None
-        return None
-
-    def _begin(self, path: str, status: os.stat_result) -> None:
-        """Follow a file not seen before."""
-        logical = path
-        same = [t.state.generation for t in self._tracked.values() if t.state.logical == logical]
-        try:
-            fingerprint, length = take_fingerprint(Path(path), FINGERPRINT_BYTES)
-            position = _end_of_lines(Path(path)) if self._skip_present else 0
-        except OSError as error:
-            self._say(path, f"cannot be read: {error.strerror or error}")
-            return
-        state = StreamState(
-            logical, max(same, default=-1) + 1, path, status.st_dev, status.st_ino,
-            fingerprint, length, position,
-        )  # fmt: skip
-        tracked = _Tracked(state)
-        self._tracked[tracked.key] = tracked
-        self._moved[tracked.key] = tracked
-        self._active[tracked.key] = tracked
-
-    def _say(self, path: str, reason: str) -> None:
-        """List a file that can't be read: once, until the reason is another."""
-        if self._unreadable.get(path) == reason:
-            return
-        if len(self._unreadable) < self._files_cap:
-            self._unreadable[path] = reason
-        name = StreamName(self.name, path, path, path)
-        cursor = Cursor(name.source, path, 0, 0)
-        record = RawRecord(b"", name.source, path, path, cursor, self._clock(), self._format)
-        self._notices.append(Rejected(record, "source", reason))
-
-    def _restart(self, tracked: _Tracked) -> None:
-        """The file was cut in place: what it holds now is a new stream under the same name."""
-        self.counts["truncated_files"] += 1
-        path = tracked.state.path
-        self._mark_gone(tracked)
-        tracked.close()
-        try:
-            self._begin(path, Path(path).stat())
-        except OSError:
-            return
-
-    def _mark_gone(self, tracked: _Tracked) -> None:
-        """The file was deleted: what its open handle still has is read, then it is only a marker
-        of its generation."""
-        if tracked.stream is None and tracked.state.size < 0:
-            self.counts["vanished_files"] += 1
-        tracked.state.gone = True
-        self._moved[tracked.key] = tracked
-        self._active[tracked.key] = tracked
-
-    def _forget_older(self, logical: str) -> None:
-        """One marker a name is enough: the one with the highest generation."""
-        gone = [t for t in self._tracked.values() if t.state.logical == logical and t.state.gone]
-        newest = max(
-            (t.state.generation for t in self._tracked.values() if t.state.logical == logical),
-            default=0,
-        )
-        for tracked in gone:
-            if tracked.state.generation < newest and tracked.stream is None:
-                del self._tracked[tracked.key]
-                self._active.pop(tracked.key, None)
-                self._moved.pop(tracked.key, None)
-                self._forgotten.add(tracked.key)
-
     # -- reading -------------------------------------------------------------------------------
 
-    def _read(self, tracked: _Tracked, limit: int, now: float, batch: SourceBatch) -> bool:
+    def _name_stream(self, state: StreamState) -> StreamName:
+        return StreamName(self.name, state.key, state.key, state.path, self._format)
+
+    def _read(self, tracked: _Tracked, want: Want, now: float, batch: SourceBatch) -> bool:
         """Read one file on; True when it is to be looked at again without having grown."""
         state = tracked.state
         tracked.has_more = False
@@ -427,59 +444,80 @@ class FilesSource:
         stream = tracked.stream
         if stream is None:
             return False
-        renamed = state.path != state.logical
-        final = state.gone or stream.content in ("evtx", "gzip") or stream.packed
-        final = final or (renamed and now - tracked.grown > ROTATED_GRACE_SECONDS)
-        got = stream.read(limit, now, final=final)
+        leaving = state.gone or state.renamed
+        status = os.fstat(stream.fileno())
+        idle = now - (status.st_mtime if stream.packed else tracked.grown) > GRACE_SECONDS
+        # What is packed ends with its last byte; whether that is damage is only known later.
+        final = idle if stream.packed else leaving and idle
+        got = stream.read(msgspec.structs.replace(want, final=final), now)
         batch.records.extend(got.records)
-        batch.rejected.extend(got.rejected)
-        if got.records or got.rejected or stream.ended:
+        batch.rejected.extend(r for r in got.rejected if not (stream.refused and state.refused))
+        if (stream.position, stream.overlong_from) != (state.position, state.overlong_from):
             tracked.grown = now
-            state.position = stream.position
-            state.refused = state.refused or stream.refused
-            self._extend_fingerprint(tracked, stream)
+        if stream.ended:
+            state.size = status.st_size
+            state.refused = stream.refused
+        if got.records or got.rejected or stream.ended or stream.position != state.position:
+            state.position, state.overlong_from = stream.position, stream.overlong_from
+            state.fresh = False
+            note_progress(state, stream.fileno())
             self._moved[tracked.key] = tracked
         if stream.ended:
-            state.size = os.fstat(stream.fileno()).st_size
-            tracked.close()
-            if state.gone:
-                self._forget_older(state.logical)
             return False
-        tracked.has_more = len(got.records) >= limit
-        return tracked.has_more or renamed or state.gone
+        tracked.has_more = stream.more
+        if stream.packed and not stream.more:
+            tracked.waits_until = now + SETTLE_SECONDS
+        return stream.more or leaving or stream.packed
 
     def _open(self, tracked: _Tracked, now: float) -> bool:
         """Open the file at its position; False when it can't be read now."""
-        state = tracked.state
-        if tracked.stream is not None:
+        state, stream = tracked.state, tracked.stream
+        if stream is not None:
+            if stream.ended:  # read to its end, and grown since
+                stream.rewind(state.position, state.overlong_from)
             return True
-        if state.gone or state.refused:
+        if state.gone:
             return False
-        name = StreamName(self.name, tracked.key, tracked.key, state.path, self._format)
         try:
-            stream = open_stream(name, self._limits, state.position)
+            stream = open_stream(self._name_stream(state), self._limits)
         except SourceError as error:
             self._say(state.path, str(error))
             return False
-        status = os.fstat(stream.fileno())
-        if (status.st_dev, status.st_ino) != (state.device, state.inode):
-            stream.close()  # renamed between the look and the opening
-            self._next_scan = 0.0
-            return False
-        if stream.packed and now - SETTLE_SECONDS < status.st_mtime <= now:
+        if not self._is_ready(tracked, os.fstat(stream.fileno()), now):
             stream.close()
-            tracked.waits_until = status.st_mtime + SETTLE_SECONDS
             return False
         self._unreadable.pop(state.path, None)
         state.size = -1
+        stream.rewind(state.position, state.overlong_from)
         tracked.stream = stream
+        tracked.grown = tracked.grown or now
         return True
 
-    def _extend_fingerprint(self, tracked: _Tracked, stream: Stream) -> None:
-        if tracked.state.fingerprinted < FINGERPRINT_BYTES:
-            head = os.pread(stream.fileno(), FINGERPRINT_BYTES, 0)
-            tracked.state.fingerprint = hashlib.blake2b(head, digest_size=16).hexdigest()
-            tracked.state.fingerprinted = len(head)
+    def _is_ready(self, tracked: _Tracked, status: os.stat_result, now: float) -> bool:
+        """True when the opened file is the one meant, and whole where it must be."""
+        state = tracked.state
+        if (status.st_dev, status.st_ino) != (state.device, state.inode):
+            self._next_scan = 0.0  # renamed between the look and the opening
+            return False
+        if state.packed and now - SETTLE_SECONDS < status.st_mtime <= now:
+            tracked.waits_until = status.st_mtime + SETTLE_SECONDS
+            return False
+        return not state.fresh or self._follow_copy(tracked, now, status.st_mtime)
+
+    def _follow_copy(self, tracked: _Tracked, now: float, changed: float) -> bool:
+        """Take a copy up where its original was left; False when it is not whole yet."""
+        state = tracked.state
+        try:
+            original = find_original(state, (t.state for t in self._tracked.values()))
+        except COPY_ERRORS:
+            if now - changed <= GRACE_SECONDS:
+                tracked.waits_until = now + SETTLE_SECONDS
+                return False
+            original = None  # damaged: read what can be read
+        if original is not None:
+            self.counts["copies_followed"] += 1
+            state.position = original.position
+        return True
 
     def _close_surplus(self) -> None:
         """Keep no more than OPEN_FILES open: the ones that grew last. A deleted file stays open."""
@@ -488,11 +526,6 @@ class FilesSource:
         if surplus > 0:
             for tracked in sorted(held, key=lambda t: t.grown)[:surplus]:
                 tracked.close()
-
-
-def _encode_state(state: StreamState) -> bytes:
-    """As JSON in ASCII: a file's name may hold bytes that are no UTF-8 (as lone surrogates)."""
-    return json.dumps(msgspec.to_builtins(state)).encode("ascii")
 
 
 class _Waker(FileSystemEventHandler):
@@ -507,22 +540,3 @@ class _Waker(FileSystemEventHandler):
             self._note(os.fsdecode(event.src_path))
             if event.event_type == "moved":
                 self._note(os.fsdecode(event.dest_path))
-
-
-def _static_folder(pattern: str) -> str:
-    """The deepest folder of a pattern that holds no wildcard."""
-    folder = Path(pattern).parent
-    while glob.has_magic(str(folder)):
-        folder = folder.parent
-    return str(folder)
-
-
-def _end_of_lines(path: Path) -> int:
-    """Offset behind the last newline: where a file that is not to be read from its beginning is
-    taken up."""
-    with path.open("rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        start = max(0, size - (1 << 16))
-        handle.seek(start)
-        tail = handle.read()
-    return start + tail.rfind(b"\n") + 1 if b"\n" in tail else size

@@ -17,23 +17,23 @@ Content = Literal["evtx", "gzip", "lines", "json", "binary", "utf16"]
 SNIFF_BYTES = 1 << 16
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
-_EVTX_MAGIC = b"ElfFile\x00"
-_GZIP_MAGIC = b"\x1f\x8b"
+_CONTAINERS: tuple[tuple[bytes, Content], ...] = (
+    (b"ElfFile\x00", "evtx"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\xff\xfe", "utf16"),
+    (b"\xfe\xff", "utf16"),
+)
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\]\s*$)")
 _SPREAD_OBJECT = re.compile(rb"\s*\{[^\n]*[^}\s][^\S\n]*\r?\n|\s*\{\s*\n")
-
+_MAYBE_DOCUMENT = re.compile(rb"\s*(?:\[\s*|\{[^\n]*)\Z")
 
 #: First bytes of files that are no logs, of the kinds that lie about where logs are gathered.
 _BINARY_MAGICS = (
     b"\x89PNG\r\n",
     b"\xff\xd8\xff",  # JPEG
-    b"GIF8",
-    b"%PDF-",
     b"PK\x03\x04",
     b"7z\xbc\xaf\x27\x1c",
     b"Rar!\x1a",
-    b"BZh",
     b"\xfd7zXZ\x00",
     b"\x28\xb5\x2f\xfd",  # Zstandard
     b"\x7fELF",
@@ -42,9 +42,10 @@ _BINARY_MAGICS = (
     b"LPKSHHRH",  # systemd journal
     b"\xd4\xc3\xb2\xa1",  # pcap
     b"\x0a\x0d\x0d\x0a",  # pcapng
-    b"regf",
-    b"PAR1",
 )
+#: Magics that a line of text could begin with: bytes that no text has must follow.
+_PRINTABLE_MAGICS = (b"GIF8", b"%PDF-", b"BZh", b"regf", b"PAR1")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x80-\xff]")
 
 #: A log may hold a NUL that an attacker put there, and must not be lost for it: only what is mostly
 #: control characters from the beginning is no log.
@@ -76,30 +77,54 @@ class Framer(Protocol):
     def pending(self) -> int:
         """Bytes of a record whose end has not come yet."""
 
+    @property
+    def position(self) -> int:
+        """Offset at which a new framer can go on: behind all that was given out or passed over,
+        and behind what was read of a record over the cap."""
+
+    @property
+    def overlong_from(self) -> int:
+        """Offset at which the unfinished record over the cap began; -1 when there is none."""
+
+    def resume_overlong(self, begun: int, kept: bytes) -> None:
+        """Go on inside a record over the cap that began at `begun` with the bytes `kept`."""
+
 
 def sniff_content(head: bytes) -> Content:
-    """Tell from the first bytes (up to SNIFF_BYTES) how a stream is to be framed."""
-    if head.startswith(_EVTX_MAGIC):
-        return "evtx"
-    if head.startswith(_GZIP_MAGIC):
-        return "gzip"
-    if head.startswith(_UTF16_BOMS):
-        return "utf16"
-    if head.startswith(_BINARY_MAGICS) or _is_mostly_control(head[:_CONTROL_SAMPLE]):
+    """Tell from the first bytes (up to SNIFF_BYTES) how a stream is to be framed. NULs in front,
+    as a log cut in place has them when its writer goes on behind, are passed over."""
+    for magic, content in _CONTAINERS:
+        if head.startswith(magic):
+            return content
+    text = head.lstrip(b"\x00")
+    if _is_binary(text) or (head and not text):
         return "binary"
-    text = head.removeprefix(_BOM)
+    text = text.removeprefix(_BOM)
     if _ARRAY_OF_OBJECTS.match(text) or _SPREAD_OBJECT.match(text):
         return "json"
     return "lines"
 
 
-def _is_mostly_control(head: bytes) -> bool:
-    controls = len(head) - len(head.translate(None, _CONTROLS))
-    return controls > len(head) * _CONTROL_SHARE
+def _is_binary(text: bytes) -> bool:
+    sample = text[:_CONTROL_SAMPLE]
+    controls = len(sample) - len(sample.translate(None, _CONTROLS))
+    return (
+        text.startswith(_BINARY_MAGICS)
+        or controls > len(sample) * _CONTROL_SHARE
+        or (text.startswith(_PRINTABLE_MAGICS) and _NO_TEXT.search(sample) is not None)
+    )
+
+
+def is_undecided(head: bytes) -> bool:
+    """True when more bytes may change what `sniff_content` says of a file that still grows: only
+    NULs so far, or the beginning of what may become a JSON document."""
+    text = head.lstrip(b"\x00").removeprefix(_BOM)
+    return len(head) < SNIFF_BYTES and (not text.strip() or _MAYBE_DOCUMENT.match(text) is not None)
 
 
 class LineFramer:
-    """Newline-ended records (LF or CRLF). Lines of nothing but white space are no records.
+    """Newline-ended records (LF or CRLF). Lines of nothing but white space are no records, and
+    NULs in front of a line are passed over.
 
     `cap` is the longest record in bytes; of a longer one the first `keep` bytes are kept.
     """
@@ -116,6 +141,22 @@ class LineFramer:
         """Bytes of a line whose newline has not come yet."""
         return self._overlong or len(self._held)
 
+    @property
+    def position(self) -> int:
+        """Offset at which a new framer can go on."""
+        return self._start + self._overlong
+
+    @property
+    def overlong_from(self) -> int:
+        """Where the unfinished line over the cap began; -1 when there is none."""
+        return self._start if self._overlong else -1
+
+    def resume_overlong(self, begun: int, kept: bytes) -> None:
+        """Go on inside a line over the cap."""
+        self._overlong = self._start - begun
+        self._start = begun
+        self._held = kept[: self._keep]
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes; give the lines they complete."""
         frames: list[Frame] = []
@@ -129,11 +170,12 @@ class LineFramer:
         position = self._start
         for line in lines[:-1]:
             after = position + len(line) + 1
-            if len(line) > self._cap:
-                frames.append(Frame(line[: self._keep], position, after, len(line)))
-            elif line and not line.isspace():
-                data = line[:-1] if line.endswith(b"\r") else line
-                frames.append(Frame(data, position, after))
+            text = line.lstrip(b"\x00") if line.startswith(b"\x00") else line
+            start = after - 1 - len(text)
+            if len(text) > self._cap:
+                frames.append(Frame(text[: self._keep], start, after, len(text)))
+            elif text and not text.isspace():
+                frames.append(Frame(text.removesuffix(b"\r"), start, after))
             position = after
         self._start = position
         self._hold(lines[-1])
@@ -149,6 +191,10 @@ class LineFramer:
         if self._overlong:
             self._overlong += len(part)
             return
+        if not self._held and part.startswith(b"\x00"):
+            text = part.lstrip(b"\x00")
+            self._start += len(part) - len(text)
+            part = text
         self._held += part
         if len(self._held) > self._cap:
             self._overlong = len(self._held)
@@ -165,10 +211,12 @@ class LineFramer:
         self._overlong = 0
 
 
-#: Inside an object: a whole string, a bracket, or the quote of a string that goes on in the next
-#: chunk.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]"]', re.DOTALL)
-_STRING_REST = re.compile(rb'(?:[^"\\]|\\.)*+', re.DOTALL)
+#: Inside an object: a whole string, a bracket, or the quote of a string that does not end here. A
+#: string holds no newline as it is (RFC 8259, section 7).
+_TOKEN = re.compile(rb'"(?:[^"\\\n]|\\.)*+"|[{}\[\]"]', re.DOTALL)
+_STRING_REST = re.compile(rb'(?:[^"\\\n]|\\.)*+', re.DOTALL)
+#: Far more than any log nests; deeper is broken.
+_DEEPEST = 512
 
 
 class JsonFramer:
@@ -177,6 +225,10 @@ class JsonFramer:
     Only brackets and strings are looked at; what stands between top-level objects (commas, array
     brackets, white space) is passed over, any other text there is a record of its own, to be
     rejected by the decoder rather than lost. Every byte is looked at once.
+
+    An object that can't be one any more (a newline inside a string, an object where a name must
+    stand, brackets that do not fit) is cut off there and given out as it is, so that a record which
+    a crash left unfinished does not swallow those behind it.
     """
 
     def __init__(self, offset: int, cap: int, keep: int) -> None:
@@ -185,7 +237,8 @@ class JsonFramer:
         self._start = offset  # of the object, or of what stands between two
         self._held = bytearray()
         self._length = 0  # of the object so far; more than is held once it is over the cap
-        self._depth = 0
+        self._open = bytearray()  # brackets that are open, the outermost an object's
+        self._last = b""  # last byte that is no white space, of the chunk before
         self._in_string = False
         self._escaped = False  # the chunk ended behind a backslash
 
@@ -194,67 +247,127 @@ class JsonFramer:
         """Bytes of an object whose closing bracket has not come yet."""
         return self._length
 
+    @property
+    def position(self) -> int:
+        """Offset at which a new framer can go on. Within an object over the cap that is behind
+        what was read: its rest will be told from text between objects by the decoder."""
+        return self._start + (self._length if self._length > self._cap else 0)
+
+    @property
+    def overlong_from(self) -> int:
+        """Where the unfinished object over the cap began; -1 when there is none."""
+        return self._start if self._length > self._cap else -1
+
+    def resume_overlong(self, begun: int, kept: bytes) -> None:
+        """Give up the object: how it was nested is not known. Its rest is cut off at the next
+        line."""
+        self._length = self._start - begun
+        self._start = begun
+        self._held = bytearray(kept[: self._keep])
+        self._open = bytearray(b"{")
+        self._in_string = True
+
     def feed(self, chunk: bytes) -> list[Frame]:
         """Take the next bytes; give the objects they complete."""
         frames: list[Frame] = []
         begin = 0
-        at = self._leave_string(chunk) if self._in_string else 0
+        at = 0
+        if self._in_string:
+            at, begin = self._leave_string(chunk, frames)
         while at < len(chunk):
-            if self._depth == 0:
+            if not self._open:
                 brace = chunk.find(b"{", at)
                 if brace < 0:
                     break
                 self._hold(chunk[begin:brace])
                 self._close_between(frames)
-                begin, at, self._depth = brace, brace + 1, 1
+                begin, at = brace, brace + 1
+                self._open += b"{"
                 continue
             token = _TOKEN.search(chunk, at)
             if token is None:
                 break
-            at = token.end()
             text = token.group()
             if text == b'"':
-                self._enter_string(chunk, at)
-                break
+                at, begin = self._enter_string(chunk, token.end(), begin, frames)
+                continue
+            if self._breaks(text, chunk, token.start()):
+                self._hold(chunk[begin : token.start()])
+                self._cut(frames)
+                begin = at = token.start() + (text in (b"}", b"]"))
+                continue
+            at = token.end()
             if text in (b"{", b"["):
-                self._depth += 1
+                self._open += text
             elif text in (b"}", b"]"):
-                self._depth -= 1
-                if self._depth == 0:
+                self._open.pop()
+                if not self._open:
                     self._hold(chunk[begin:at])
                     self._close_object(frames)
                     begin = at
         self._hold(chunk[begin:])
+        self._last = chunk.rstrip()[-1:] or self._last
         return frames
 
     def finish(self) -> list[Frame]:
         """Give what is left: an object cut off in the middle, for the decoder to reject."""
         frames: list[Frame] = []
-        if self._depth:
+        if self._open:
             self._close_object(frames)
         else:
             self._close_between(frames)
-        self._depth = 0
+        self._open.clear()
         self._in_string = self._escaped = False
         return frames
 
-    def _enter_string(self, chunk: bytes, at: int) -> None:
-        rest = _STRING_REST.match(chunk, at)
-        self._in_string = True
-        # What stops the match before the end can only be the last byte, a backslash.
-        self._escaped = rest is not None and rest.end() < len(chunk)
+    def _breaks(self, text: bytes, chunk: bytes, at: int) -> bool:
+        """True when a bracket can't stand here in any JSON."""
+        inner = self._open[-1:]
+        if text in (b"}", b"]"):
+            return (inner == b"{") != (text == b"}")
+        if text not in (b"{", b"["):
+            return False
+        before = chunk[max(0, at - 64) : at].rstrip()[-1:] or chunk[:at].rstrip()[-1:] or self._last
+        fitting = (b":",) if inner == b"{" else (b"[", b",")
+        return len(self._open) >= _DEEPEST or before not in fitting
 
-    def _leave_string(self, chunk: bytes) -> int:
-        """Index behind the quote that ends the open string, or the chunk's length."""
+    def _enter_string(
+        self, chunk: bytes, at: int, begin: int, frames: list[Frame]
+    ) -> tuple[int, int]:
+        """An opening quote without its end in this chunk: it goes on, or a newline breaks it."""
+        rest = _STRING_REST.match(chunk, at)
+        end = rest.end() if rest else at
+        if chunk[end : end + 1] == b"\n":
+            self._hold(chunk[begin:end])
+            self._cut(frames)
+            return end, end
+        self._in_string = True
+        # What else stops the match before the end can only be the last byte, a backslash.
+        self._escaped = end < len(chunk)
+        return len(chunk), begin
+
+    def _leave_string(self, chunk: bytes, frames: list[Frame]) -> tuple[int, int]:
+        """Where to go on behind the open string, and where the object's bytes begin."""
         at = 1 if self._escaped and chunk else 0
         self._escaped = self._escaped and not chunk
         rest = _STRING_REST.match(chunk, at)
         end = rest.end() if rest else at
-        if end < len(chunk) and chunk[end : end + 1] == b'"':
+        stop = chunk[end : end + 1]
+        if stop == b'"':
             self._in_string = False
-            return end + 1
+            return end + 1, 0
+        if stop == b"\n":
+            self._hold(chunk[:end])
+            self._cut(frames)
+            return end, end
         self._escaped = self._escaped or end < len(chunk)
-        return len(chunk)
+        return len(chunk), 0
+
+    def _cut(self, frames: list[Frame]) -> None:
+        """The object so far can't become one: give it out, look for the next."""
+        self._close_object(frames)
+        self._open.clear()
+        self._in_string = self._escaped = False
 
     def _hold(self, part: bytes) -> None:
         self._length += len(part)
@@ -267,7 +380,7 @@ class JsonFramer:
         self._close(frames, bytes(self._held))
 
     def _close_between(self, frames: list[Frame]) -> None:
-        self._close(frames, bytes(self._held).removeprefix(_BOM).strip(b" \t\r\n,[]"))
+        self._close(frames, bytes(self._held).removeprefix(_BOM).strip(b" \t\r\n,[]\x00"))
 
     def _close(self, frames: list[Frame], data: bytes) -> None:
         after = self._start + self._length

@@ -25,11 +25,17 @@ from appliance.sources.framing import (
     Framer,
     JsonFramer,
     LineFramer,
+    is_undecided,
     sniff_content,
 )
 
 #: Bytes read at a time: large enough for speed, small against the memory of the box.
 CHUNK_BYTES = 1 << 18
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_LINE_FORMATS = ("text", "syslog3164", "syslog5424")
+#: What reading a damaged or unfinished gzip raises.
+_DAMAGES = (OSError, EOFError, zlib.error)
 
 _NO_LOG: dict[Content, str] = {
     "binary": "binary file: no log format that this version reads",
@@ -62,37 +68,45 @@ class StreamBatch(msgspec.Struct):
     rejected: list[Rejected]
 
 
+class Want(msgspec.Struct, frozen=True):
+    """How much one read may give: about `records`, from about `data` bytes of the stream. `final`
+    says that nothing will be added any more: an unfinished last record is then given out."""
+
+    records: int
+    data: int = 8 << 20
+    final: bool = False
+
+
 class Stream:
     """One file read front to back.
 
     `position` is the byte offset (of the decompressed bytes in gzip) or, in EVTX, the count of
-    records behind the last record given out. `read` may be called for ever on a growing file.
+    records behind what was given out or passed over. `overlong_from` is the offset at which a
+    record over the cap began that is not at its end yet, else -1. `read` may be called for ever on
+    a growing file; `more` says that the last one stopped for what was wanted, not for the end.
     """
 
     def __init__(
-        self, name: StreamName, file: BufferedReader, limits: StreamLimits, position: int = 0
+        self,
+        name: StreamName,
+        file: BufferedReader,
+        limits: StreamLimits,
+        position: int = 0,
+        overlong_from: int = -1,
     ) -> None:
         self.name = name
         self.position = position
+        self.overlong_from = overlong_from
         self.content: Content | None = None
+        self.more = False
+        self.ended = False
+        self.refused = False
         self._file = file
         self._bytes: BufferedReader | gzip.GzipFile = file
         self._limits = limits
         self._framer: Framer | None = None
         self._events: Iterator[dict[str, object]] | None = None
-        self._ended = False
-        self.refused = False
-
-    @property
-    def packed(self) -> bool:
-        """True for EVTX and gzip, which are read as a whole once nobody writes to them."""
-        head = os.pread(self.fileno(), 8, 0)
-        return sniff_content(head) in ("evtx", "gzip")
-
-    @property
-    def ended(self) -> bool:
-        """True when nothing more can come of this stream as it is now."""
-        return self._ended
+        self.packed = sniff_content(os.pread(file.fileno(), 8, 0)) in ("evtx", "gzip")
 
     @property
     def pending(self) -> int:
@@ -103,13 +117,14 @@ class Stream:
         """The open file's descriptor, for identity and size."""
         return self._file.fileno()
 
-    def rewind(self, position: int) -> None:
-        """Go back to a position that was reached before."""
+    def rewind(self, position: int, overlong_from: int = -1) -> None:
+        """Go back to where it stood before."""
         self.position = position
+        self.overlong_from = overlong_from
         self.content = None
+        self.ended = self.refused = False
         self._events = None
         self._framer = None
-        self._ended = False
 
     def close(self) -> None:
         """Close the file. What was not given out can be read again from `position`."""
@@ -117,88 +132,120 @@ class Stream:
         self._bytes.close()
         self._file.close()
 
-    def read(self, limit: int, received: float, *, final: bool) -> StreamBatch:
-        """Give about `limit` records more, fewer (or none) when the file has no more now.
-
-        `final` says that nothing will be added: an unfinished last record is then given out.
-        Never raises for what the file contains.
-        """
+    def read(self, want: Want, received: float) -> StreamBatch:
+        """Give what comes next, nothing when the file has no more now. Never raises for what the
+        file contains."""
         batch = StreamBatch([], [])
-        if self._ended or not self._open_content(batch, received, final=final):
+        self.more = False
+        if self.ended or not self._open_content(batch, received, final=want.final):
             return batch
         if self.content == "evtx":
-            self._read_events(batch, limit, received)
+            self._read_events(batch, want, received)
         else:
-            self._read_bytes(batch, limit, received, final=final)
+            self._read_bytes(batch, want, received)
         return batch
 
     def _open_content(self, batch: StreamBatch, received: float, *, final: bool) -> bool:
-        """Find out what the file is, once it has bytes; False while nothing can be read."""
+        """Find out what the file is, once it has bytes enough; False while it can't be read."""
         if self.content is not None:
             return True
         try:
-            head, inner = self._sniff(final=final)
-        except (OSError, EOFError, zlib.error) as error:
-            self._reject_file(batch, received, b"", f"not readable as gzip: {error}")
+            head = self._read_head()
+        except _DAMAGES as error:
+            if final:
+                self._reject_file(batch, received, b"", f"not readable as gzip: {error}")
             return False
-        if head is None:
+        if is_undecided(head) and not final:
             return False
-        if self.position and inner in _NO_LOG:
-            inner = "lines"  # it was read before: what came over its beginning is no reason to stop
-        self.content = inner
-        if inner in _NO_LOG:
-            self._reject_file(batch, received, head[:256], _NO_LOG[inner])
+        content = self._decide(head)
+        if content in _NO_LOG:
+            self._reject_file(batch, received, head[:256], _NO_LOG[content])
             self.refused = True
             return False
-        if inner == "evtx":
+        if content == "evtx":
             return self._open_evtx(batch, received, head)
-        kind = JsonFramer if inner == "json" else LineFramer
+        self.content = content
+        kind = JsonFramer if content == "json" else LineFramer
         limits = self._limits
         self._framer = kind(self.position, limits.record_bytes, limits.rejected_bytes)
+        if 0 <= self.overlong_from < self.position:
+            self._bytes.seek(self.overlong_from)
+            kept = self._bytes.read(min(limits.rejected_bytes, self.position - self.overlong_from))
+            self._framer.resume_overlong(self.overlong_from, kept)
         self._bytes.seek(self.position)
         return True
 
-    def _sniff(self, *, final: bool) -> tuple[bytes | None, Content]:
+    def _read_head(self) -> bytes:
+        """First bytes of the stream, of what is inside when it is gzip."""
         self._file.seek(0)
-        head = self._file.read(SNIFF_BYTES)
-        if not head and not final:
-            return None, "lines"
+        if not self.packed or os.pread(self.fileno(), 2, 0) != _GZIP_MAGIC:
+            return self._file.read(SNIFF_BYTES)
+        self._bytes = gzip.GzipFile(fileobj=self._file)
+        return self._bytes.read1(SNIFF_BYTES)
+
+    def _decide(self, head: bytes) -> Content:
         content = sniff_content(head)
-        if content == "gzip":
-            self._file.seek(0)
-            self._bytes = gzip.GzipFile(fileobj=self._file)
-            head = self._bytes.read1(SNIFF_BYTES)
-            content = sniff_content(head)
-            if content in ("gzip", "evtx"):  # a packed pack or EVTX: unpack it first
-                content = "binary"
-        return head, content
+        if self._bytes is not self._file and content in ("gzip", "evtx"):
+            return "binary"  # a packed pack or EVTX: unpack it first
+        if self.name.format in _LINE_FORMATS and content == "json":
+            return "lines"
+        if self.position and content in _NO_LOG:
+            return "lines"  # it was read before: what came over its beginning is no reason to stop
+        return content
 
     def _open_evtx(self, batch: StreamBatch, received: float, head: bytes) -> bool:
         try:
-            self._events = _iterate_evtx(Path(self.name.path), skip=self.position)
+            # By the open file: its name may stand for another one by now.
+            path = Path(f"/proc/self/fd/{self.fileno()}")
+            self._events = _iterate_evtx(path, skip=self.position)
         except SourceError as error:
             self._reject_file(batch, received, head[:256], str(error))
             return False
+        self.content = "evtx"
         return True
 
-    def _read_bytes(self, batch: StreamBatch, limit: int, received: float, *, final: bool) -> None:
+    def _read_bytes(self, batch: StreamBatch, want: Want, received: float) -> None:
         framer = self._framer
         if framer is None:
             return
-        while len(batch.records) < limit:
+        left = want.data
+        while len(batch.records) + len(batch.rejected) < want.records and left > 0:
             try:
                 # read1 gives what is good before it raises for what is damaged behind it.
-                chunk = self._bytes.read1(CHUNK_BYTES)
-            except (OSError, EOFError, zlib.error) as error:
-                self._take(batch, framer.finish(), received)
-                self._reject_file(batch, received, b"", f"cannot be read further: {error}")
+                chunk = self._bytes.read1(min(CHUNK_BYTES, left))
+            except _DAMAGES as error:
+                if want.final:
+                    self._take(batch, framer.finish(), received)
+                    self._reject_file(batch, received, b"", f"cannot be read further: {error}")
+                else:  # it may still be being written: take it up again where it is whole
+                    self.rewind(self.position, self.overlong_from)
                 return
             if not chunk:
-                if final:
+                if want.final:
                     self._take(batch, framer.finish(), received)
-                    self._ended = True
+                    self.ended = True
                 return
+            left -= len(chunk)
             self._take(batch, framer.feed(chunk), received)
+            self.position = framer.position
+            self.overlong_from = framer.overlong_from
+            if not framer.pending and not chunk.strip(b"\x00"):
+                self._skip_hole()
+        self.more = True
+
+    def _skip_hole(self) -> None:
+        """Pass over a hole in a sparse file at once: it reads as NULs without end."""
+        if self._bytes is not self._file or self._framer is None:
+            return
+        try:
+            data = os.lseek(self.fileno(), self._file.tell(), os.SEEK_DATA)
+        except OSError:  # no data behind, or a file system that does not tell
+            return
+        self.rewind(data)
+        self.content = "lines"
+        limits = self._limits
+        self._framer = LineFramer(data, limits.record_bytes, limits.rejected_bytes)
+        self._file.seek(data)
 
     def _take(self, batch: StreamBatch, frames: list[Frame], received: float) -> None:
         name = self.name
@@ -222,23 +269,27 @@ class Stream:
         if frames:
             self.position = frames[-1].next
 
-    def _read_events(self, batch: StreamBatch, limit: int, received: float) -> None:
+    def _read_events(self, batch: StreamBatch, want: Want, received: float) -> None:
         name = self.name
-        while self._events is not None and len(batch.records) < limit:
+        left = want.data
+        while self._events is not None and len(batch.records) + len(batch.rejected) < want.records:
             row = next(self._events, None)
             if row is None:
                 self._events = None
-                self._ended = True
+                self.ended = True
+                return
+            error = row.get("error")
+            if error and not want.final:  # it may still be being written: look again later
+                self.rewind(self.position)
                 return
             self.position += 1
-            error = row.get("error")
-            number = row.get("event_record_id", self.position)
+            data = str(row.get("data", "")).encode("utf-8", "surrogateescape")
             record = RawRecord(
-                data=str(row.get("data", "")).encode("utf-8", "surrogateescape"),
+                data=data,
                 source=name.source,
                 path=name.path,
                 logical=name.logical,
-                cursor=Cursor(name.source, name.key, int(cast(int, number)), self.position),
+                cursor=Cursor(name.source, name.key, _record_number(row, self.position), 0),
                 received=received,
                 format="evtx",
             )
@@ -246,6 +297,10 @@ class Stream:
                 batch.rejected.append(Rejected(record, "source", str(error)))
             else:
                 batch.records.append(record)
+            left -= len(data)
+            if left <= 0:
+                break
+        self.more = True
 
     def _reject_file(self, batch: StreamBatch, received: float, head: bytes, reason: str) -> None:
         """One Rejected for the whole rest of the file, which then counts as read."""
@@ -253,7 +308,14 @@ class Stream:
         cursor = Cursor(name.source, name.key, self.position, self.position)
         record = RawRecord(head, name.source, name.path, name.logical, cursor, received)
         batch.rejected.append(Rejected(record, "source", reason))
-        self._ended = True
+        self.ended = True
+
+
+def _record_number(row: dict[str, object], count: int) -> int:
+    """The file's own record number, or our count where it can't be one (the file says what it
+    likes: up to 64 bits, of which a database keeps 63)."""
+    number = row.get("event_record_id")
+    return number if isinstance(number, int) and 0 <= number < 1 << 63 else count
 
 
 def _iterate_evtx(path: Path, skip: int) -> Iterator[dict[str, object]]:
@@ -292,9 +354,11 @@ def _iterate_evtx(path: Path, skip: int) -> Iterator[dict[str, object]]:
     return give()
 
 
-def open_stream(name: StreamName, limits: StreamLimits, position: int = 0) -> Stream:
+def open_stream(
+    name: StreamName, limits: StreamLimits, position: int = 0, overlong_from: int = -1
+) -> Stream:
     """Open the file at name.path for reading from `position`. Raises SourceError."""
     try:
-        return Stream(name, Path(name.path).open("rb"), limits, position)
-    except OSError as error:
-        raise SourceError(f"{name.path}: {error.strerror or error}") from error
+        return Stream(name, Path(name.path).open("rb"), limits, position, overlong_from)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -1,7 +1,8 @@
 """`make demo`: the real daemon, a synthetic intrusion played live into its logs, and what it says.
 
-Exit code 0 when every finding of the scenario's truth came out by syslog and nothing else did; 1
-when one is missing, or the ordinary noise raised one.
+Exit code 0 when every finding of the scenario's truth came out by syslog and nothing else did, and
+they are one critical incident over the scenario's machines, by syslog and by the command line; 1
+when a finding is missing, the ordinary noise raised one, or the incident is not that.
 """
 
 import sys
@@ -9,12 +10,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
 from appliance.view import LEVEL_STYLES, clean
+from tests.demo.plant import JUMP_HOST, SERVER, WORKSTATION
 from tests.demo.player import play
 from tests.demo.receiver import Received
 from tests.demo.scenario import Step, build_scenario
@@ -22,6 +26,10 @@ from tests.demo.stage import Stage
 
 #: How long the last findings may take after the last line, in seconds.
 PATIENCE_S = 8.0
+#: The machines on which the intrusion happens, as events name a host: no domain, lower case.
+MACHINES: Final = {
+    machine.name.partition(".")[0].lower() for machine in (WORKSTATION, SERVER, JUMP_HOST)
+}
 
 
 class Screen:
@@ -69,6 +77,52 @@ def compare_with_truth(steps: list[Step], messages: list[Received]) -> tuple[lis
     return sorted((expected - found).elements()), sorted((found - expected).elements())
 
 
+def compare_incidents(
+    steps: list[Step], messages: list[Received], listed: Sequence[Mapping[str, Any]] | None = None
+) -> list[str]:
+    """What is wrong with the incidents that were told by syslog, and with those that `appliance
+    incidents --json` has `listed`; empty when both are the one that the scenario is.
+
+    By syslog an incident is told when it becomes worse, not at each finding: so its last message
+    gives level and machines, and each finding says itself to which it belongs. One that is an alias
+    has gone into another.
+    """
+    found = {m.params["id"]: m.params.get("incident", "") for m in messages if m.kind == "FINDING"}
+    last = {m.params["id"]: m.params for m in messages if m.kind == "INCIDENT"}
+    aliases = {key: set(params.get("aliases", "").split(",")) for key, params in last.items()}
+    merged = set().union(*aliases.values())
+    told = [
+        (params.get("level", ""), params.get("hosts", "").split(","), held)
+        for key, params in last.items()
+        if key not in merged
+        for held in [{f for f, into in found.items() if into in {key} | aliases[key]}]
+    ]
+    wrong = _judge_incidents("by syslog", told, steps)
+    if listed is not None:
+        shown = [(row["level"], row["hosts"], set(row["findings"])) for row in listed]
+        wrong += _judge_incidents("by `appliance incidents`", shown, steps)
+        if len(told) == len(shown) == 1 and told[0][2] != shown[0][2]:
+            wrong.append("the findings of the incident are others than those that came by syslog")
+    return wrong
+
+
+def _judge_incidents(
+    where: str, incidents: Sequence[tuple[str, Sequence[str], set[str]]], steps: list[Step]
+) -> list[str]:
+    if len(incidents) != 1:
+        return [f"{where}: {len(incidents)} incidents instead of one"]
+    level, hosts, held = incidents[0]
+    expected = sum(step.truth is not None for step in steps)
+    wrong = []
+    if level != "critical":
+        wrong.append(f"{where}: the incident is {level} and not critical")
+    if set(hosts) != MACHINES:
+        wrong.append(f"{where}: it is on {sorted(hosts)} and not on {sorted(MACHINES)}")
+    if len(held) != expected:
+        wrong.append(f"{where}: it holds {len(held)} findings of {expected}")
+    return wrong
+
+
 def run_demo(folder: Path) -> int:
     """The whole demonstration in a scratch directory."""
     screen = Screen()
@@ -79,13 +133,21 @@ def run_demo(folder: Path) -> int:
         steps = build_scenario(time.time())
         play(steps, stage.logs, sleep=time.sleep, clock=time.monotonic, on_line=screen.show_step)
         messages = stage.receiver.messages
-        stage.receiver.wait_for(lambda: not compare_with_truth(steps, messages)[0], PATIENCE_S)
+        stage.receiver.wait_for(
+            lambda: (
+                not (compare_with_truth(steps, messages)[0] or compare_incidents(steps, messages))
+            ),
+            PATIENCE_S,
+        )
         written = ", ".join(f"{n} lines of {name}" for name, n in sorted(screen.lines.items()))
         screen.say(f"played {written}")
         missing, surplus = compare_with_truth(steps, messages)
         for command in (["status"], ["incidents"]):
             screen.say("$ appliance " + " ".join(command))
             sys.stdout.write(stage.ask(*command) + "\n")
+        listed = stage.ask_json("incidents")
+        assert isinstance(listed, list)
+        wrong = compare_incidents(steps, messages, listed)
     finally:
         code = stage.close()
     if code != 0:
@@ -94,12 +156,21 @@ def run_demo(folder: Path) -> int:
         screen.say(f"MISSING  {title}", "bold red")
     for title in surplus:
         screen.say(f"SURPLUS  {title}: the noise raised a finding", "bold red")
+    for reason in wrong:
+        screen.say(f"WRONG    {clean(reason, 1000)}", "bold red")
     expected = sum(step.truth is not None for step in steps)
     noise = len(steps) - expected
-    good = not (missing or surplus or code)
+    good = not (missing or surplus or wrong or code)
     screen.say(
         f"{expected - len(missing)} of {expected} expected findings came out by syslog, "
         f"{len(surplus)} from {noise} lines of ordinary noise",
+        "bold green" if good else "bold red",
+    )
+    screen.say(
+        "they are not the one critical incident that they should be"
+        if wrong
+        else f"they are one critical incident on {', '.join(sorted(MACHINES))}, "
+        "by syslog and by `appliance incidents`",
         "bold green" if good else "bold red",
     )
     return 0 if good else 1

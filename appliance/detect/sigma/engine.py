@@ -109,7 +109,7 @@ class SigmaDetector:
         """Events on which each rule was evaluated, by rule id; every loaded rule is there, so a
         rule that never met its logsource shows as 0 and not as silence."""
         counts = {rule_id: self._evaluated[rule_id] for rule_id in self.rules}
-        for plan in self._plans.values():
+        for plan in list(self._plans.values()):  # status asks from another thread
             for rule, _ in plan.steps:
                 counts[rule.info.id] += plan.events
         return counts
