@@ -1,6 +1,7 @@
 """What every test may ask for: the real data sets, unpacked once, where they are there."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,13 @@ UNPACKED = ROOT / ".data"
 
 #: Gives the folder of a data set by its name, or skips (fails where CI=true).
 FindData = Callable[[str], Path]
+
+
+def default_signals() -> None:
+    """For Popen's preexec_fn: a child that takes signals, also where the tests themselves run
+    with some ignored (in the background, under nohup), which a child would inherit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

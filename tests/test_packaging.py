@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import default_signals
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Stands for a python whose `-m venv` starts a compiler and waits for it.
@@ -50,6 +52,7 @@ def test_a_setup_that_is_ended_leaves_nothing_running(
         },
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=default_signals,
     )
     started: list[int] = []
     try:

@@ -17,7 +17,7 @@ import pytest
 
 import appliance.scan
 from appliance.cli import main
-from tests.conftest import FindData
+from tests.conftest import FindData, default_signals
 from tests.demo.scenario import build_scenario
 from tests.test_config import no_rights
 
@@ -156,9 +156,7 @@ def test_hostile_text_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixt
             assert next(csv.DictReader(text.splitlines()))["title"].startswith("'=")
 
 
-def test_bad_files_are_said_and_the_rest_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_are_said_and_the_rest_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     with (folder / "a-huge-line.log").open("wb") as out:
@@ -173,7 +171,12 @@ def test_bad_files_are_said_and_the_rest_goes_on(
     (folder / "half.json").write_text('{"EventID": 1}\n{"EventID": \n')
     (folder / "wide.txt").write_bytes(SSHD.encode("utf-16"))
     stats, out_file = tmp_path / "stats.json", tmp_path / "out.jsonl"
-    code, said, _ = scan(capsys, folder, "--no-model", "--stats", stats, "--out", out_file)
+    command = [sys.executable, "-m", "appliance", "scan", str(folder), "--no-model"]
+    # A process of its own: what is the most memory of this one, other tests decide.
+    done = subprocess.run(
+        [*command, "--stats", stats, "--out", out_file], capture_output=True, text=True, check=False
+    )
+    code, said = done.returncode, done.stdout
     assert code == 0
     for reason in ("100000000 bytes is longer", "EVTX", "binary file", "UTF-16", "not JSON",
                    "cannot be read further"):  # fmt: skip
@@ -181,7 +184,7 @@ def test_bad_files_are_said_and_the_rest_goes_on(
     figures = json.loads(stats.read_text())
     assert figures["rejected"] == 6
     assert figures["repaired"] == 1
-    assert figures["peak_rss_bytes"] < 600 << 20
+    assert figures["peak_rss_bytes"] < 250 << 20
     hosts = [body["host"] for body in read_lines(out_file)]
     assert hosts.count("j2") == 1
     assert hosts.count("jump") > 1000
@@ -359,6 +362,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) 
         [sys.executable, "-m", "appliance", "scan", str(log), "--no-model", "--quiet"],
         env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
+        preexec_fn=default_signals,
     )
     try:
         until = time.monotonic() + 30
