@@ -24,6 +24,7 @@ from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
 from appliance.schema import MessageKind
+from appliance.sources.tracking import names_path
 
 Format = Literal["auto", "json", "syslog3164", "syslog5424", "text"]
 
@@ -474,6 +475,23 @@ def _check_places(config: Config, problems: _Problems) -> None:
         if isinstance(source, FilesSource):
             _check_source(source, f"sources[{i}]", problems)
     _check_sinks(config, problems)
+    _check_circles(config, problems)
+
+
+def _check_circles(config: Config, problems: _Problems) -> None:
+    """No source may read what the appliance itself writes: each finding would be read again."""
+    written = [
+        (f"sinks[{i}].path", sink.path)
+        for i, sink in enumerate(config.sinks)
+        if isinstance(sink, FileSink) and sink.path
+    ]
+    if config.state_dir:
+        written.append(("state_dir", str(config.store_path)))
+    for source in config.sources:
+        for pattern in source.paths or () if isinstance(source, FilesSource) else ():
+            for key, path in written:
+                if isinstance(pattern, str) and names_path(pattern, os.path.normpath(path)):
+                    problems.say(key, f"{path} is followed by source {source.name!r} ({pattern})")
 
 
 def parse_config(text: str, path: str) -> Config:

@@ -18,7 +18,7 @@ state_dir: {folder}/state
 sources:
   - name: sysmon
     type: files
-    paths: ["{folder}/*.jsonl"]
+    paths: ["{folder}/logs/*.jsonl"]
     timezone: Europe/Berlin
   - name: auth
     type: files
@@ -278,3 +278,36 @@ def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
         load_config(Path("/dev/zero"))
     with pytest.raises(ConfigError, match="File name too long"):
         load_config(tmp_path / LONG)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "circle"),
+    [
+        ("{folder}", True),
+        ("{folder}/*.jsonl", True),
+        ("{folder}/**/*", True),
+        ("{folder}/**", True),
+        ("{folder}/findings.jsonl", True),
+        ("{folder}/logs", False),
+        ("{folder}/*.log", False),
+        ("{folder}/*/*.jsonl", False),
+        ("{folder}x/*.jsonl", False),
+    ],
+)
+def test_no_source_may_follow_what_is_written(tmp_path: Path, pattern: str, circle: bool) -> None:
+    text = (
+        f"state_dir: /var/lib/elsewhere\nsources:\n"
+        f"  - {{name: all, paths: ['{pattern.format(folder=tmp_path)}']}}\n"
+        f"sinks:\n  - {{name: out, type: file, path: {tmp_path}/findings.jsonl}}\n"
+    )
+    try:
+        parse_config(text, "a.yaml")
+        found = []
+    except ConfigError as error:
+        found = error.problems
+    assert any("is followed by source 'all'" in problem for problem in found) is circle
+
+
+def test_no_source_may_follow_the_state(tmp_path: Path) -> None:
+    found = problems(f"state_dir: {tmp_path}/s\nsources:\n  - {{name: all, paths: [{tmp_path}]}}\n")
+    assert any("a.yaml:1: state_dir" in problem and "followed" in problem for problem in found)

@@ -269,3 +269,11 @@ def translate_pattern(pattern: str) -> re.Pattern[str]:
         parts.append({"*": "[^/]*", "?": "[^/]"}.get(char, re.escape(char)))
         at += 1
     return re.compile("".join(parts), re.DOTALL)
+
+
+def names_path(pattern: str, path: str) -> bool:
+    """True when a source with this pattern would follow a file at this path."""
+    if not glob.has_magic(pattern):
+        folder = os.path.normpath(pattern)
+        return path == folder or path.startswith(folder.rstrip("/") + "/")
+    return translate_pattern(pattern).fullmatch(path) is not None
