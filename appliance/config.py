@@ -23,10 +23,8 @@ from appliance.control import SOCKET_BYTES
 from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
-from appliance.schema import MessageKind
+from appliance.schema import MessageKind, RecordFormat
 from appliance.sources.tracking import names_path
-
-Format = Literal["auto", "json", "syslog3164", "syslog5424", "text"]
 
 #: Longest configuration that is read, in bytes: a device named by mistake has no end.
 CONFIG_BYTES: Final = 4 << 20
@@ -56,7 +54,7 @@ class FilesSource:
     name: str
     paths: tuple[str, ...]
     type: Literal["files"] = "files"
-    format: Format = "auto"
+    format: RecordFormat = "auto"
     start_at: Literal["beginning", "end"] = "beginning"
     timezone: str = "UTC"
 
@@ -118,7 +116,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. `lines` gives the line of each dotted key, for messages."""
+    """The whole configuration."""
 
     state_dir: str = "/var/lib/appliance"
     control_socket: str = ""
@@ -132,8 +130,6 @@ class Config:
     sinks: tuple[SyslogSink | FileSink, ...] = ()
     correlate: Correlate = field(default_factory=Correlate)
     limits: Limits = field(default_factory=Limits)
-    path: str = ""
-    lines: dict[str, int] = field(default_factory=dict)
 
     @property
     def store_path(self) -> Path:
@@ -160,10 +156,6 @@ def describe_sink(spec: SyslogSink | FileSink) -> SinkSettings:
         max_bytes=spec.max_bytes or None,
         kinds=kinds,
     )
-
-
-#: Set by us, never read from the file.
-_INTERNAL = frozenset({"path", "lines"})
 
 
 class _Problems:
@@ -295,8 +287,7 @@ def _read_mapping(node: yaml.Node, kind: type, key: str, problems: _Problems) ->
         problems.add(_line(node), key, "must be a mapping of keys to values")
         return None
     hints = typing.get_type_hints(kind)
-    internal = _INTERNAL if kind is Config else frozenset()
-    known = {f.name: f for f in fields(kind) if f.name not in internal}
+    known = {f.name: f for f in fields(kind)}
     values: dict[str, Any] = {}
     for name_node, value_node in node.value:
         name = str(name_node.value) if isinstance(name_node, yaml.ScalarNode) else "a key"
@@ -512,16 +503,15 @@ def parse_config(text: str, path: str) -> Config:
         raise ConfigError([f"{path}:1: not readable as YAML: {reason}"]) from error
     if node is None:
         raise ConfigError([f"{path}:1: the file is empty; name at least one source"])
-    config = _read_mapping(node, Config, "", problems)
+    config: Config | None = _read_mapping(node, Config, "", problems)
     if config is not None:
         _check_names(config, problems)
         _check_places(config, problems)
         if not config.sources and not problems.has("sources"):
             problems.say("sources", "name at least one source")
-    if problems.found:
+    if config is None or problems.found:
         raise ConfigError(problems.texts())
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    return Config(**{**values, "path": path, "lines": problems.lines})
+    return config
 
 
 def load_config(path: Path) -> Config:

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from appliance.emit.text import show_surrogates
 from appliance.errors import ApplianceError
 
 log = logging.getLogger("appliance")
@@ -104,7 +105,7 @@ class ControlServer:
 
 def _refuse(reason: str) -> bytes:
     # JSON has no lone surrogate, and a reason may quote anything.
-    return orjson.dumps({"error": reason.encode("utf-8", "backslashreplace").decode()})
+    return orjson.dumps({"error": show_surrogates(reason)})
 
 
 def _remove_stale(path: Path) -> None:

@@ -166,6 +166,7 @@ class Daemon:
         """Everything `status` shows, as JSON values."""
         rules = self.rules
         ledger = self.detectors["sigma"].counts().values()
+        judge = self.judge.describe() if isinstance(self.judge, Bench) else {}
         live: dict[str, Any] = {
             "running": True,
             "version": __version__,
@@ -185,14 +186,13 @@ class Daemon:
                 for key, fault in list(self.detectors["sigma"].errors.items())
             },
             "models": self.experts.describe(),
-            "queues": self._queues(),
-            "judge": self.judge.describe() if isinstance(self.judge, Bench) else {},
+            "queues": self._queues(judge),
+            "judge": judge,
         }
         return build_status(self.store, self.config, live)
 
-    def _queues(self) -> dict[str, dict[str, int]]:
+    def _queues(self, judge: dict[str, Any]) -> dict[str, dict[str, int]]:
         limits = self.config.limits
-        judge = self.judge.describe() if isinstance(self.judge, Bench) else {}
         correlator = self.line.correlator
         return {
             "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},

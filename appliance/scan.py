@@ -34,8 +34,14 @@ from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
 from appliance.judge.bench import Bench
 from appliance.pipeline import Line, apply_answers, process
-from appliance.schema import LEVELS, Cursor, RawRecord, Rejected, SourceBatch
-from appliance.sources.streams import StreamLimits, StreamName, Want, open_stream
+from appliance.schema import LEVELS, SourceBatch
+from appliance.sources.streams import (
+    StreamLimits,
+    StreamName,
+    Want,
+    open_stream,
+    reject_stream,
+)
 from appliance.store import Store, StoreLimits
 
 SOURCE = "scan"
@@ -255,9 +261,7 @@ def _read_all(
 
 def _reject_file(name: StreamName, reason: str) -> SourceBatch:
     """A file or folder that can't be read at all, as one rejected record."""
-    cursor = Cursor(SOURCE, name.key, 0, 0)
-    record = RawRecord(b"", SOURCE, name.path, name.logical, cursor, time.time())
-    return SourceBatch([], [Rejected(record, "source", reason)], [])
+    return SourceBatch([], [reject_stream(name, reason, time.time())], [])
 
 
 def _read_file(name: StreamName, config: Config, sizes: list[int]) -> Iterator[SourceBatch]:

@@ -20,6 +20,8 @@ EntityKind = Literal[
     "host", "user", "process", "file", "hash", "address", "domain", "service", "session"
 ]
 VerdictLabel = Literal["true_positive", "suspicious", "benign", "insufficient_data"]
+#: What an operator may say that a source's records are; "auto" looks at each.
+RecordFormat = Literal["auto", "json", "syslog3164", "syslog5424", "text"]
 Stage = Literal["source", "decode", "normalise", "detect"]
 
 #: Fields of one view, under Sigma taxonomy names. Values: str, int, float, bool, None or list.

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from appliance.emit.text import show_surrogates
 from appliance.errors import StoreError
 from appliance.schema import (
     LEVELS,
@@ -690,10 +691,10 @@ def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int
             (
                 _storable(r.record.received),
                 r.record.source,
-                r.record.path.encode("utf-8", "backslashreplace").decode(),
+                show_surrogates(r.record.path),
                 min(r.record.cursor.position, LARGEST_INTEGER),
                 r.stage,
-                r.reason.encode("utf-8", "backslashreplace").decode(),
+                show_surrogates(r.reason),
                 r.length,
                 r.record.data[:cap],
             )

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from appliance.emit.text import cap_text, show_hidden, show_surrogates
+from appliance.emit.render import make_encodable
+from appliance.emit.text import cap_text, show_hidden
 
 LEVEL_STYLES: Final = {
     "critical": "bold white on red",
@@ -56,17 +57,7 @@ def encode_json(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_INDENT_2)
     except orjson.JSONEncodeError:  # lone surrogates, which UTF-8 does not have
-        return orjson.dumps(_show_all_surrogates(value), option=orjson.OPT_INDENT_2)
-
-
-def _show_all_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return show_surrogates(value)
-    if isinstance(value, dict):
-        return {show_surrogates(str(k)): _show_all_surrogates(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_show_all_surrogates(item) for item in value]
-    return value
+        return orjson.dumps(make_encodable(value), option=orjson.OPT_INDENT_2)
 
 
 class View:

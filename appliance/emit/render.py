@@ -213,7 +213,7 @@ def to_json_line(body: dict[str, Any]) -> bytes:
     try:
         raw = orjson.dumps(body)
     except (TypeError, RecursionError):  # orjson.JSONEncodeError is a TypeError
-        raw = orjson.dumps(_make_encodable(body, MAX_DEPTH))
+        raw = orjson.dumps(make_encodable(body))
     # Such characters occur inside strings only, where a \u escape is always allowed.
     return HIDDEN.sub(_escape_for_json, raw.decode()).encode()
 
@@ -223,12 +223,12 @@ def _escape_for_json(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
-def _make_encodable(value: object, depth: int) -> object:
+def make_encodable(value: object, depth: int = MAX_DEPTH) -> object:
     """A copy that orjson accepts: 64-bit integers, texts without lone surrogates, few levels."""
     if isinstance(value, dict) and depth > 0:
-        return {_make_text(key): _make_encodable(inner, depth - 1) for key, inner in value.items()}
+        return {_make_text(key): make_encodable(inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple) and depth > 0:
-        return [_make_encodable(inner, depth - 1) for inner in value]
+        return [make_encodable(inner, depth - 1) for inner in value]
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int) and -(2**63) <= value < 2**64:

@@ -18,8 +18,15 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from appliance.errors import SourceError
-from appliance.schema import Checkpoint, Cursor, RawRecord, Rejected, SourceBatch
-from appliance.sources.streams import Stream, StreamLimits, StreamName, Want, open_stream
+from appliance.schema import Checkpoint, Rejected, SourceBatch
+from appliance.sources.streams import (
+    Stream,
+    StreamLimits,
+    StreamName,
+    Want,
+    open_stream,
+    reject_stream,
+)
 from appliance.sources.tracking import (
     COPY_ERRORS,
     StreamState,
@@ -399,9 +406,8 @@ class FilesSource:
             return
         if len(self._unreadable) < self._files_cap:
             self._unreadable[path] = reason
-        cursor = Cursor(self.name, path, 0, 0)
-        record = RawRecord(b"", self.name, path, path, cursor, self._clock(), self._format)
-        self._notices.append(Rejected(record, "source", reason))
+        name = StreamName(self.name, path, path, path, self._format)
+        self._notices.append(reject_stream(name, reason, self._clock()))
 
     def _watch(self, folder: str) -> None:
         """Have the kernel tell of changes in a folder, also when it was made anew."""

@@ -17,9 +17,11 @@ Content = Literal["evtx", "gzip", "lines", "json", "binary", "utf16"]
 SNIFF_BYTES = 1 << 16
 
 _BOM = b"\xef\xbb\xbf"
+EVTX_MAGIC = b"ElfFile\x00"
+GZIP_MAGIC = b"\x1f\x8b"
 _CONTAINERS: tuple[tuple[bytes, Content], ...] = (
-    (b"ElfFile\x00", "evtx"),
-    (b"\x1f\x8b", "gzip"),
+    (EVTX_MAGIC, "evtx"),
+    (GZIP_MAGIC, "gzip"),
     (b"\xff\xfe", "utf16"),
     (b"\xfe\xff", "utf16"),
 )

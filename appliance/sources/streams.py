@@ -19,6 +19,7 @@ from evtx import PyEvtxParser
 from appliance.errors import SourceError
 from appliance.schema import Cursor, RawRecord, Rejected
 from appliance.sources.framing import (
+    GZIP_MAGIC,
     SNIFF_BYTES,
     Content,
     Frame,
@@ -32,7 +33,6 @@ from appliance.sources.framing import (
 #: Bytes read at a time: large enough for speed, small against the memory of the box.
 CHUNK_BYTES = 1 << 18
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _LINE_FORMATS = ("text", "syslog3164", "syslog5424")
 #: What reading a damaged or unfinished gzip raises.
 _DAMAGES = (OSError, EOFError, zlib.error)
@@ -164,21 +164,26 @@ class Stream:
             return False
         if content == "evtx":
             return self._open_evtx(batch, received, head)
-        self.content = content
-        kind = JsonFramer if content == "json" else LineFramer
-        limits = self._limits
-        self._framer = kind(self.position, limits.record_bytes, limits.rejected_bytes)
+        self._framer = self._start_framer(content)
         if 0 <= self.overlong_from < self.position:
             self._bytes.seek(self.overlong_from)
-            kept = self._bytes.read(min(limits.rejected_bytes, self.position - self.overlong_from))
+            kept = self._bytes.read(
+                min(self._limits.rejected_bytes, self.position - self.overlong_from)
+            )
             self._framer.resume_overlong(self.overlong_from, kept)
         self._bytes.seek(self.position)
         return True
 
+    def _start_framer(self, content: Content) -> Framer:
+        """A framer for what the stream holds, at its position."""
+        self.content = content
+        kind = JsonFramer if content == "json" else LineFramer
+        return kind(self.position, self._limits.record_bytes, self._limits.rejected_bytes)
+
     def _read_head(self) -> bytes:
         """First bytes of the stream, of what is inside when it is gzip."""
         self._file.seek(0)
-        if not self.packed or os.pread(self.fileno(), 2, 0) != _GZIP_MAGIC:
+        if not self.packed or os.pread(self.fileno(), 2, 0) != GZIP_MAGIC:
             return self._file.read(SNIFF_BYTES)
         self._bytes = gzip.GzipFile(fileobj=self._file)
         return self._bytes.read1(SNIFF_BYTES)
@@ -242,9 +247,7 @@ class Stream:
         except OSError:  # no data behind, or a file system that does not tell
             return
         self.rewind(data)
-        self.content = "lines"
-        limits = self._limits
-        self._framer = LineFramer(data, limits.record_bytes, limits.rejected_bytes)
+        self._framer = self._start_framer("lines")
         self._file.seek(data)
 
     def _take(self, batch: StreamBatch, frames: list[Frame], received: float) -> None:
@@ -304,11 +307,17 @@ class Stream:
 
     def _reject_file(self, batch: StreamBatch, received: float, head: bytes, reason: str) -> None:
         """One Rejected for the whole rest of the file, which then counts as read."""
-        name = self.name
-        cursor = Cursor(name.source, name.key, self.position, self.position)
-        record = RawRecord(head, name.source, name.path, name.logical, cursor, received)
-        batch.rejected.append(Rejected(record, "source", reason))
+        batch.rejected.append(reject_stream(self.name, reason, received, head, self.position))
         self.ended = True
+
+
+def reject_stream(
+    name: StreamName, reason: str, received: float, head: bytes = b"", position: int = 0
+) -> Rejected:
+    """One Rejected for a whole stream, or for all of it behind `position`."""
+    cursor = Cursor(name.source, name.key, position, position)
+    record = RawRecord(head, name.source, name.path, name.logical, cursor, received, name.format)
+    return Rejected(record, "source", reason)
 
 
 def _record_number(row: dict[str, object], count: int) -> int:

@@ -6,7 +6,6 @@ Nothing here follows a link to a folder, and nothing raises for what a folder ho
 
 import glob
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -18,11 +17,11 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from appliance.schema import digest
+from appliance.sources.framing import EVTX_MAGIC, GZIP_MAGIC
+
 #: First bytes that tell a file from another that got its inode.
 FINGERPRINT_BYTES = 256
-#: An EVTX file's header counts its chunks: only its magic stays as it is.
-EVTX_MAGIC = b"ElfFile\x00"
-GZIP_MAGIC = b"\x1f\x8b"
 #: Last bytes that were read, to tell that what lies before a position is still the same.
 TAIL_BYTES = 256
 #: No copy is compared over more than this: its beginning would be unpacked for nothing.
@@ -78,11 +77,6 @@ def decode_state(raw: bytes) -> StreamState:
     return msgspec.convert(json.loads(raw), StreamState)
 
 
-def digest_bytes(data: bytes) -> str:
-    """Digest of a fingerprint or a tail."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
 def read_status(path: str) -> os.stat_result | None:
     """stat, or None when there is nothing to see."""
     try:
@@ -96,6 +90,7 @@ def begin_state(path: str, status: os.stat_result, generation: int) -> StreamSta
     with Path(path).open("rb") as file:
         head = file.read(FINGERPRINT_BYTES)
     packed = head.startswith((EVTX_MAGIC, GZIP_MAGIC))
+    # An EVTX file's header counts its chunks: only its magic stays as it is.
     known = head[: len(EVTX_MAGIC)] if head.startswith(EVTX_MAGIC) else head
     return StreamState(
         logical=path,
@@ -103,7 +98,7 @@ def begin_state(path: str, status: os.stat_result, generation: int) -> StreamSta
         path=path,
         device=status.st_dev,
         inode=status.st_ino,
-        fingerprint=digest_bytes(known),
+        fingerprint=digest(known),
         fingerprinted=len(known),
         packed=packed,
     )
@@ -115,9 +110,9 @@ def note_progress(state: StreamState, descriptor: int) -> None:
         return
     if state.fingerprinted < FINGERPRINT_BYTES:
         head = os.pread(descriptor, FINGERPRINT_BYTES, 0)
-        state.fingerprint, state.fingerprinted = digest_bytes(head), len(head)
+        state.fingerprint, state.fingerprinted = digest(head), len(head)
     length = min(TAIL_BYTES, state.position)
-    state.tail = digest_bytes(os.pread(descriptor, length, state.position - length))
+    state.tail = digest(os.pread(descriptor, length, state.position - length))
 
 
 def find_fate(state: StreamState, path: str) -> Fate:
@@ -130,7 +125,7 @@ def find_fate(state: StreamState, path: str) -> Fate:
         return "rewritten"
     try:
         with Path(path).open("rb") as file:
-            same = digest_bytes(file.read(state.fingerprinted)) == state.fingerprint
+            same = digest(file.read(state.fingerprinted)) == state.fingerprint
             if same and read and state.tail:
                 same = _read_tail(file, read) == state.tail
     except (OSError, ValueError):
@@ -141,7 +136,7 @@ def find_fate(state: StreamState, path: str) -> Fate:
 def _read_tail(file: BinaryIO, position: int) -> str:
     length = min(TAIL_BYTES, position)
     file.seek(position - length)
-    return digest_bytes(file.read(length))
+    return digest(file.read(length))
 
 
 def find_original(state: StreamState, known: Iterable[StreamState]) -> StreamState | None:
@@ -167,7 +162,7 @@ def find_original(state: StreamState, known: Iterable[StreamState]) -> StreamSta
         return None
     with Path(state.path).open("rb") as raw:
         file: BinaryIO = gzip.GzipFile(fileobj=raw) if state.packed else raw  # type: ignore[assignment]
-        head = digest_bytes(file.read(FINGERPRINT_BYTES))
+        head = digest(file.read(FINGERPRINT_BYTES))
         for other in candidates:
             if other.fingerprint == head and _read_tail(file, other.position) == other.tail:
                 return other
