@@ -10,12 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Final, get_args
+from typing import Final
 
 from appliance import __version__
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ApplianceError, ConfigError, Exit, UsageError
-from appliance.schema import LEVELS, RecordFormat
+from appliance.schema import LEVELS, RECORD_FORMATS
 
 #: Handlers are named, not imported: `status` should not wait for the rule engine to load.
 Handler = tuple[str, str]
@@ -105,7 +105,7 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     )
     scan.add_argument(
         "--input-format",
-        choices=get_args(RecordFormat),
+        choices=RECORD_FORMATS,
         default="auto",
         help="of the records, where their content does not tell",
     )

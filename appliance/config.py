@@ -23,7 +23,7 @@ from appliance.control import SOCKET_BYTES
 from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
-from appliance.schema import MessageKind, RecordFormat
+from appliance.schema import RECORD_FORMATS, MessageKind
 from appliance.sources.tracking import names_path
 
 #: Longest configuration that is read, in bytes: a device named by mistake has no end.
@@ -54,7 +54,7 @@ class FilesSource:
     name: str
     paths: tuple[str, ...]
     type: Literal["files"] = "files"
-    format: RecordFormat = "auto"
+    format: str = "auto"
     start_at: Literal["beginning", "end"] = "beginning"
     timezone: str = "UTC"
 
@@ -368,6 +368,9 @@ def _check_source(source: FilesSource, key: str, problems: _Problems) -> None:
     for j, path in enumerate(source.paths or ()):
         if path is not None:
             _check_pattern(path, f"{key}.paths[{j}]", problems)
+    if source.format is not None and source.format not in RECORD_FORMATS:
+        known = ", ".join(RECORD_FORMATS)
+        problems.say(f"{key}.format", f"must be one of {known}, not {source.format[:80]!r}")
     if source.timezone is not None:
         try:
             ZoneInfo(source.timezone)

@@ -21,7 +21,10 @@ EntityKind = Literal[
 ]
 VerdictLabel = Literal["true_positive", "suspicious", "benign", "insufficient_data"]
 #: What an operator may say that a source's records are; "auto" looks at each.
-RecordFormat = Literal["auto", "json", "syslog3164", "syslog5424", "text"]
+RECORD_FORMATS: Final = (
+    "auto", "json", "syslog3164", "syslog5424", "text",
+    "auditd", "zeek", "w3c", "access", "squid", "bind", "unbound", "netfilter", "cef", "leef",
+)  # fmt: skip
 Stage = Literal["source", "decode", "normalise", "detect"]
 
 #: Fields of one view, under Sigma taxonomy names. Values: str, int, float, bool, None or list.
@@ -64,6 +67,8 @@ class RawRecord(msgspec.Struct, frozen=True):
     `format` is the configured format name or "auto"; `logical` is the name of the stream that
     enters the record's id (stable over renames and restarts), `path` what an operator can open.
     `truncated` is the full length in bytes when `data` was cut at the record cap, else 0.
+    `header` are the lines of the stream that say what the record's columns are (Zeek's `#fields`,
+    W3C's `#Fields:`), empty where records tell that themselves.
     """
 
     data: bytes
@@ -74,15 +79,20 @@ class RawRecord(msgspec.Struct, frozen=True):
     received: float
     format: str = "auto"
     truncated: int = 0
+    header: bytes = b""
 
 
 class Decoded(msgspec.Struct, frozen=True):
     """A record's bytes, read. `fields` is the record's own structure under its own names, before
-    any normaliser; `repaired` is True when bytes that are no UTF-8 had to be escaped to read it."""
+    any normaliser; `repaired` is True when bytes that are no UTF-8 had to be escaped to read it.
+    `inner` is what a syslog message holds when that is a record of another format (a CEF event, an
+    access log line, a packet filter's line): whether it is believed is the normaliser's decision.
+    """
 
     format: str
     fields: dict[str, Any]
     repaired: bool = False
+    inner: "Decoded | None" = None
 
 
 class LogSource(msgspec.Struct, frozen=True):
@@ -247,7 +257,7 @@ class Rejected(msgspec.Struct, frozen=True):
         return self.record.truncated or len(self.record.data)
 
 
-MessageKind = Literal["finding", "update", "incident"]
+MessageKind = Literal["finding", "update", "incident", "heartbeat"]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -297,6 +307,13 @@ def event_id(record: RawRecord) -> str:
 def finding_id(detector: str, rule_id: str, event: str) -> str:
     """Deterministic finding id: one detector's rule fires once an event."""
     return digest("finding", detector, rule_id, event)
+
+
+def name_program(appname: str) -> str:
+    """The program that a syslog tag names: `/usr/sbin/cron` and `CRON` are cron, `postfix/smtpd`
+    is postfix."""
+    path = appname.lower()
+    return path.rpartition("/")[2] if path[:1] == "/" else path.partition("/")[0]
 
 
 def highest_level(levels: Sequence[Level]) -> Level:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from appliance.normalise import channels, eql, linux
 from appliance.normalise.bridges import BRIDGES
+from appliance.normalise.entities import name_host
 from appliance.normalise.eql import read_eql
 from appliance.normalise.generic import read_generic
 from appliance.normalise.linux import read_linux
-from appliance.normalise.reading import Context, Normaliser, Reading
+from appliance.normalise.reading import Context, Normaliser, Reading, find_inner, is_syslog
 from appliance.normalise.trim import REST, is_wide, trim, write_json
 from appliance.normalise.windows import read_windows
 from appliance.schema import Decoded, Event, LogSource, RawRecord, event_id
@@ -35,6 +36,7 @@ def _list_fed() -> tuple[LogSource, ...]:
         *(produced for _, produced in BRIDGES.values()),
         eql.CATEGORIES.values(),
         linux.SOURCES,
+        # One line a product: every log source that its views can have.
     ):
         sources.update(dict.fromkeys(group))
     return tuple(sources)
@@ -55,14 +57,10 @@ def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
     if len(record.data) >= _SHORT and is_wide(decoded.fields):
         kept, rest = trim(decoded.fields)
         decoded = Decoded(decoded.format, kept, decoded.repaired)
-    context = Context(received=record.received, zone=zone)
-    mapped = True
-    for read in PRODUCTS.values():
-        reading = read(decoded, context)
-        if reading is not None:
-            break
-    else:
-        reading, mapped = read_generic(decoded, context), False
+    context = Context(
+        received=record.received, zone=zone, path=record.path, host=_name_sender(decoded)
+    )
+    reading, mapped = _read(decoded, context)
     if rest:
         _put_rest(reading, rest)
     return Event(
@@ -77,6 +75,38 @@ def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
         mapped=mapped,
         time_known=reading.time is not None,
     )
+
+
+def _name_sender(decoded: Decoded) -> str:
+    return name_host(decoded.fields.get("hostname", "")) if is_syslog(decoded) else ""
+
+
+def _read(decoded: Decoded, context: Context) -> tuple[Reading, bool]:
+    """The product's reading, and whether there is such a product. A record inside a syslog message
+    is read as what it is and, where the message's program is known too, as that program's."""
+    outer = _ask_products(decoded, context)
+    inner = find_inner(decoded)
+    within = _ask_products(inner, context) if inner is not None else None
+    if within is None:
+        return (outer, True) if outer is not None else (read_generic(decoded, context), False)
+    around = outer if outer is not None else read_generic(decoded, context)
+    return (
+        Reading(
+            views=within.views + (outer.views if outer is not None else ()),
+            entities=tuple(dict.fromkeys(within.entities + around.entities)),
+            host=within.host or around.host,
+            time=around.time if within.time is None else within.time,
+        ),
+        True,
+    )
+
+
+def _ask_products(decoded: Decoded, context: Context) -> Reading | None:
+    for read in PRODUCTS.values():
+        reading = read(decoded, context)
+        if reading is not None:
+            return reading
+    return None
 
 
 def _put_rest(reading: Reading, rest: list[dict[str, Any]]) -> None:

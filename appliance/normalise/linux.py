@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from appliance.normalise.entities import make_address, make_host, make_user, name_host
 from appliance.normalise.flatten import flatten
-from appliance.normalise.programs import AUTH_PROGRAMS, HOST_PROGRAMS, OWN_SERVICES, name_program
-from appliance.normalise.reading import Context, Reading
+from appliance.normalise.programs import AUTH_PROGRAMS, HOST_PROGRAMS, OWN_SERVICES
+from appliance.normalise.reading import Context, Reading, is_syslog
 from appliance.normalise.times import read_time
-from appliance.schema import Decoded, Entity, Fields, LogSource, View
+from appliance.schema import Decoded, Entity, Fields, LogSource, View, name_program
 
 
 def name_service(service: str) -> LogSource:
@@ -205,7 +205,7 @@ _CISCO: Final = re.compile(
 def read_linux(decoded: Decoded, context: Context) -> Reading | None:
     """Read a syslog record of a Linux program; None for other formats, for Cisco's `%FAC-SEV-`
     messages, and for records that name no program."""
-    if not decoded.format.startswith("syslog"):
+    if not is_syslog(decoded):
         return None
     record = decoded.fields
     message = record.get("message", "")

@@ -23,9 +23,3 @@ AUTH_PROGRAMS: Final = frozenset(
 #: Programs of the host itself: whatever their message looks like, it is theirs and is no event of
 #: another product that they pass on.
 HOST_PROGRAMS: Final = AUTH_PROGRAMS | OWN_SERVICES.keys() | {"kernel", "systemd"}
-
-
-def name_program(appname: str) -> str:
-    """`/usr/sbin/cron` and `CRON` are cron, `postfix/smtpd` is postfix."""
-    path = appname.lower()
-    return path.rpartition("/")[2] if path[:1] == "/" else path.partition("/")[0]
