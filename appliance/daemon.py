@@ -35,7 +35,7 @@ from appliance.delivery import Delivery, close_deliveries
 from appliance.emit.sinks import Sink, build_sink
 from appliance.errors import ApplianceError, StoreError
 from appliance.judge.bench import Answer, Bench
-from appliance.pipeline import Line, apply_answers, process
+from appliance.pipeline import Line, Reader, apply_answers, process
 from appliance.schema import OnStep, SourceBatch, ignore_step
 from appliance.sources.files import FilesSource as FilesReader
 from appliance.sources.streams import StreamLimits
@@ -132,12 +132,14 @@ class Daemon:
         sinks = [open_sink(s, config, on_step) for s in config.sinks]
         self.store.open_sinks([sink.name for sink in sinks])
         self.deliveries = [Delivery(sink, self.store) for sink in sinks]
-        self.line = Line(
+        self.reader = Reader(
             detectors=self.detectors,
+            zones={s.name: ZoneInfo(s.timezone) for s in config.sources},
+        )
+        self.line = Line(
             rules=index_rules(self.detectors),
             judge=self.judge,
             correlator=open_correlator(self.store, config),
-            zones={s.name: ZoneInfo(s.timezone) for s in config.sources},
             known=self.store.known_findings,
             sinks=bool(sinks),
         )
@@ -244,7 +246,7 @@ class Daemon:
         if not any(b.records or b.rejected or b.checkpoints for b in batches):
             return False
         try:
-            batch = process(batches, self.line)
+            batch = process(batches, self.reader, self.line)
             self._on_step("line.processed")
             self.store.write_batch(batch)
         except StoreError as error:

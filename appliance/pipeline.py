@@ -7,8 +7,8 @@ one Batch, which the store writes in one transaction. Nothing here reads a clock
 knows who called.
 """
 
+import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Protocol
@@ -20,12 +20,14 @@ from appliance.decode import decode
 from appliance.emit.render import render_finding, render_incident, render_verdicts
 from appliance.errors import DecodeError
 from appliance.judge.bench import Answer
-from appliance.normalise import normalise
+from appliance.normalise import FED, normalise
 from appliance.schema import (
     LEVELS,
+    Checkpoint,
     Detection,
     Event,
     Finding,
+    LogSource,
     RawRecord,
     Rejected,
     RuleInfo,
@@ -36,6 +38,12 @@ from appliance.schema import (
 )
 from appliance.store import Batch, FindingRow, Outgoing, Store
 
+#: An event may be so many seconds ahead of its receipt, or behind it, before it is counted as
+#: `ahead` or `late`: what a clock that is wrong, or a log that is old, looks like.
+AHEAD_SECONDS = 60.0
+LATE_SECONDS = 300.0
+#: Name under which views of log sources that nothing lists are counted.
+OTHER_LOGSOURCE = "other"
 #: Waiting findings updated in one transaction.
 UPDATE_FINDINGS = 500
 
@@ -56,39 +64,67 @@ class Judge(Protocol):
         ...
 
 
-class Line(msgspec.Struct):
-    """The stages with their state, as daemon and scan build them.
+class Reader(msgspec.Struct):
+    """The stateless half of the line, decode to detect, which may run in a process of its own.
 
-    `zones` gives the time zone of each source's year-less or zone-less times; `known` says which
-    finding ids are stored already; `sinks` is False when nobody reads the outbox; `seconds` adds
-    up the time spent by stage, in seconds of `timer`.
+    `zones` gives the time zone of each source's year-less or zone-less times; `fed` are the log
+    sources whose views are counted; `seconds` adds up the time spent by stage, in seconds of
+    `timer`.
     """
 
     detectors: Mapping[str, Detector]
+    zones: Mapping[str, tzinfo]
+    fed: frozenset[LogSource] = frozenset(FED)
+    seconds: dict[str, float] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
+    )
+    timer: Callable[[], float] = time.perf_counter
+
+
+class Work(msgspec.Struct):
+    """What the stateless half made of some records, for the half that has state. `counts` are
+    added to what is stored under (scope, name), `latest` kept when larger."""
+
+    detections: list[Detection]
+    rejected: list[Rejected]
+    checkpoints: list[Checkpoint]
+    counts: dict[str, dict[str, int]]
+    latest: dict[str, dict[str, float]]
+
+
+class Line(msgspec.Struct):
+    """The half of the line that has state, judge to store, as daemon and scan build it.
+
+    `known` says which finding ids are stored already; `sinks` is False when nobody reads the
+    outbox; `seconds` adds up the time spent by stage, in seconds of `timer`.
+    """
+
     rules: Mapping[str, RuleInfo]
     judge: Judge
     correlator: Correlator
-    zones: Mapping[str, tzinfo]
     known: Callable[[Sequence[str]], set[str]]
     sinks: bool = True
     seconds: dict[str, float] = msgspec.field(
-        default_factory=lambda: dict.fromkeys(("decode", "detect", "judge", "correlate"), 0.0)
+        default_factory=lambda: dict.fromkeys(("judge", "correlate"), 0.0)
     )
     timer: Callable[[], float] = time.perf_counter
 
 
 class _Tally:
-    """Counts of one batch by (scope, name), and latest values."""
+    """Counts of one batch by scope and name, and latest values."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.latest: dict[tuple[str, str], float] = {}
+    def __init__(self, work: Work) -> None:
+        self.counts = work.counts
+        self.latest = work.latest
 
-    def add(self, scope: str, name: str, value: int = 1) -> None:
-        self.counts[(scope, name)] += value
+    def add(self, scope: str, name: str) -> None:
+        counts = self.counts.setdefault(scope, {})
+        counts[name] = counts.get(name, 0) + 1
 
     def reach(self, scope: str, name: str, value: float) -> None:
-        self.latest[(scope, name)] = max(self.latest.get((scope, name), value), value)
+        latest = self.latest.setdefault(scope, {})
+        if latest.get(name, -math.inf) < value:
+            latest[name] = value
 
 
 def read_event(record: RawRecord, zone: tzinfo) -> tuple[Event, bool] | Rejected:
@@ -115,54 +151,82 @@ def detect_event(event: Event, detectors: Mapping[str, Detector]) -> list[Detect
 def judge_detection(detection: Detection, line: Line) -> tuple[Finding, bool]:
     """judge: the finding with the experts' first word, and whether a later one will follow."""
     key = finding_id(detection.detector, detection.rule_id, detection.event.id)
-    verdict, pending = line.judge.first_verdict(line.rules[detection.rule_id])
+    try:
+        verdict, pending = line.judge.first_verdict(line.rules[detection.rule_id])
+    except Exception as error:  # an expert's fault takes nothing away: the finding goes out
+        reason = f"fault: {type(error).__name__}: {error}"
+        verdict, pending = Verdict("judge", "insufficient_data", 0.0, reason), False
     return Finding(key, detection, (verdict,)), pending
 
 
-def process(batches: Sequence[SourceBatch], line: Line) -> Batch:
-    """Put records through the line; give all that is to be stored of them.
-
-    Changes only the correlator, whose changes are pending until its `commit` or `rollback`. One
-    event is held at a time: what a record becomes can be many times its size.
-    """
-    tally = _Tally()
-    rejected: list[Rejected] = []
-    findings: dict[str, tuple[Finding, bool]] = {}
+def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
+    """decode to detect: the stateless half. One event is held at a time: what a record becomes can
+    be many times its size."""
+    work = Work([], [], [point for batch in batches for point in batch.checkpoints], {}, {})
+    tally = _Tally(work)
     for batch in batches:
-        rejected.extend(batch.rejected)
+        work.rejected.extend(batch.rejected)
         for record in batch.records:
-            refused = _process_record(record, line, tally, findings)
+            refused = _read_record(record, reader, tally, work.detections)
             if refused is not None:
-                rejected.append(refused)
-    for refused in rejected:
+                work.rejected.append(refused)
+    for refused in work.rejected:
         _count_rejected(refused, tally)
-    return _correlate(batches, findings, rejected, tally, line)
+    return work
 
 
-def _process_record(
-    record: RawRecord, line: Line, tally: _Tally, findings: dict[str, tuple[Finding, bool]]
+def _read_record(
+    record: RawRecord, reader: Reader, tally: _Tally, detections: list[Detection]
 ) -> Rejected | None:
-    """decode to judge for one record; why it could not be, or None."""
-    seconds, timer = line.seconds, line.timer
+    """decode to detect for one record; why it could not be, or None."""
+    seconds, timer = reader.seconds, reader.timer
     began = timer()
-    result = read_event(record, line.zones[record.source])
+    result = read_event(record, reader.zones[record.source])
     read = timer()
     seconds["decode"] += read - began
     if isinstance(result, Rejected):
         return result
     event, repaired = result
     try:
-        detections = detect_event(event, line.detectors)
-        judging = timer()
-        seconds["detect"] += judging - read
-        for detection in detections:
-            finding, pending = judge_detection(detection, line)
-            findings.setdefault(finding.id, (finding, pending))
-        seconds["judge"] += timer() - judging
+        detections.extend(detect_event(event, reader.detectors))
     except Exception as error:  # as in read_event: counted and listed, never silent
         return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
-    _count_event(event, repaired, tally)
+    seconds["detect"] += timer() - read
+    _count_event(event, repaired, tally, reader.fed)
     return None
+
+
+def process(batches: Sequence[SourceBatch], reader: Reader, line: Line) -> Batch:
+    """Put records through the whole line; give all that is to be stored of them."""
+    return join_work([read_records(batches, reader)], line)
+
+
+def join_work(works: Sequence[Work], line: Line) -> Batch:
+    """judge and correlate: the half that has state. Changes only the correlator, whose changes are
+    pending until its `commit` or `rollback`."""
+    total = Work([], [], [], {}, {})
+    tally = _Tally(total)
+    findings: dict[str, tuple[Finding, bool]] = {}
+    began = line.timer()
+    for work in works:
+        total.rejected.extend(work.rejected)
+        total.checkpoints.extend(work.checkpoints)
+        _add_counts(work, tally)
+        for detection in work.detections:
+            finding, pending = judge_detection(detection, line)
+            findings.setdefault(finding.id, (finding, pending))
+    line.seconds["judge"] += line.timer() - began
+    return _correlate(total, findings, tally, line)
+
+
+def _add_counts(work: Work, tally: _Tally) -> None:
+    for scope, values in work.counts.items():
+        counts = tally.counts.setdefault(scope, {})
+        for name, value in values.items():
+            counts[name] = counts.get(name, 0) + value
+    for scope, reached in work.latest.items():
+        for name, moment in reached.items():
+            tally.reach(scope, name, moment)
 
 
 def apply_answers(
@@ -190,9 +254,8 @@ def apply_answers(
 
 
 def _correlate(
-    batches: Sequence[SourceBatch],
+    work: Work,
     findings: Mapping[str, tuple[Finding, bool]],
-    rejected: list[Rejected],
     tally: _Tally,
     line: Line,
 ) -> Batch:
@@ -205,6 +268,9 @@ def _correlate(
         tally.add(f"detector:{detection.detector}", "fired")
         tally.add(f"level:{detection.level}", "findings")
         tally.add(f"source:{detection.event.record.source}", "findings")
+        scope = f"rule:{_name_rule(detection, line)}"
+        tally.add(scope, "fired")
+        tally.reach(scope, "last_fired", detection.event.received)
     line.correlator.evict()
     change = line.correlator.changes()
     rows = [_finding_row(finding, change.joined[finding.id], pending) for finding, pending in fresh]
@@ -222,14 +288,26 @@ def _correlate(
             messages.append(Outgoing("incident", key, newest, body))
     line.seconds["correlate"] += line.timer() - began
     return Batch(
-        checkpoints=[checkpoint for batch in batches for checkpoint in batch.checkpoints],
+        checkpoints=work.checkpoints,
         findings=rows,
         correlation=change,
-        rejected=rejected,
-        counts=dict(tally.counts),
-        latest=tally.latest,
+        rejected=work.rejected,
+        counts=_flatten_counts(work.counts),
+        latest=_flatten_counts(work.latest),
         messages=messages,
     )
+
+
+def _name_rule(detection: Detection, line: Line) -> str:
+    """The rule in the ledger. A sensor's signatures are as many as its records claim: they are
+    counted together."""
+    return detection.rule_id if detection.rule_id in line.rules else f"{detection.detector}:*"
+
+
+def _flatten_counts(
+    values: Mapping[str, Mapping[str, float]],
+) -> dict[tuple[str, str], float]:
+    return {(scope, name): value for scope, row in values.items() for name, value in row.items()}
 
 
 def _finding_row(finding: Finding, incident: str, pending: bool) -> FindingRow:
@@ -252,7 +330,7 @@ def _count_rejected(refused: Rejected, tally: _Tally) -> None:
     tally.reach(scope, "last_received", refused.record.received)
 
 
-def _count_event(event: Event, repaired: bool, tally: _Tally) -> None:
+def _count_event(event: Event, repaired: bool, tally: _Tally, fed: frozenset[LogSource]) -> None:
     scope = f"source:{event.record.source}"
     tally.add(scope, "seen")
     tally.add(scope, "decoded")
@@ -261,6 +339,21 @@ def _count_event(event: Event, repaired: bool, tally: _Tally) -> None:
         tally.add(scope, "repaired")
     if not event.mapped:
         tally.add(scope, "unmapped")
+    for view in event.views:
+        source = view.logsource
+        # A log's own text can become a service's name: only what is known to be fed is counted.
+        tally.add("logsource", name_logsource(source) if source in fed else OTHER_LOGSOURCE)
     if event.time_known:
         tally.reach(scope, "last_event", event.time)
+        if event.time > event.received + AHEAD_SECONDS:
+            tally.add(scope, "ahead")
+        elif event.time < event.received - LATE_SECONDS:
+            tally.add(scope, "late")
+    else:
+        tally.add(scope, "untimed")
     tally.reach(scope, "last_received", event.received)
+
+
+def name_logsource(source: LogSource) -> str:
+    """A log source as one word of the ledger: "windows/process_creation/-"."""
+    return "/".join(part or "-" for part in (source.product, source.category, source.service))

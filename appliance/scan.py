@@ -33,7 +33,7 @@ from appliance.correlate.incidents import Correlator
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
 from appliance.judge.bench import Bench
-from appliance.pipeline import Line, apply_answers, process
+from appliance.pipeline import Line, Reader, apply_answers, process
 from appliance.schema import LEVELS, SourceBatch
 from appliance.sources.streams import (
     StreamLimits,
@@ -186,14 +186,13 @@ def _scan(
         experts.encoder.start()
     detectors = build_detectors(rules)
     judge = build_judge(experts, {}, config)
+    reader = Reader(detectors=detectors, zones={SOURCE: ZoneInfo("UTC")})
     line = Line(
-        detectors=detectors,
         rules=index_rules(detectors),
         judge=judge,
         correlator=Correlator(
             correlation_limits(config), links={}, aliases={}, load=store.incident
         ),
-        zones={SOURCE: ZoneInfo("UTC")},
         known=store.known_findings,
         sinks=False,
     )
@@ -202,7 +201,13 @@ def _scan(
     loaded = time.perf_counter()
     try:
         sizes, storing = _read_all(
-            listing, line, store, config, input_format=input_format, on_progress=on_progress
+            listing,
+            reader,
+            line,
+            store,
+            config,
+            input_format=input_format,
+            on_progress=on_progress,
         )
         waiting = time.perf_counter()
         notices = _await_verdicts(judge, experts, store)
@@ -214,9 +219,10 @@ def _scan(
     if experts.why_not:
         notices.append(experts.why_not)
     notices.extend(_tell_omitted(listing))
-    stats = _sum_up(sizes, rules, line, store)
+    stats = _sum_up(sizes, rules, reader, store)
     total = time.perf_counter() - began
-    stats["seconds"] = {"load": loaded - began, **line.seconds, "store": storing, "total": total}
+    stats["seconds"] = {"load": loaded - began, **reader.seconds, **line.seconds}
+    stats["seconds"].update(store=storing, total=total)
     stats["events_per_second"] = stats["events"] / total
     stats["peak_rss_bytes"] = read_peak_rss()
     if stats["events"] == 0:
@@ -228,6 +234,7 @@ def _scan(
 
 def _read_all(
     listing: Listing,
+    reader: Reader,
     line: Line,
     store: Store,
     config: Config,
@@ -243,12 +250,12 @@ def _read_all(
     records = 0
     for logical, refused, reason in listing.refused:
         name = StreamName(SOURCE, logical, logical, refused, input_format)
-        store.write_batch(process([_reject_file(name, reason)], line))
+        store.write_batch(process([_reject_file(name, reason)], reader, line))
     for done, (logical, path) in enumerate(files):
         on_progress(logical, done, len(files), records)
         name = StreamName(SOURCE, logical, logical, str(path), input_format)
         for batch in _read_file(name, config, sizes):
-            out = process([batch], line)
+            out = process([batch], reader, line)
             records += len(batch.records)
             began = time.perf_counter()
             store.write_batch(out)
@@ -318,10 +325,10 @@ def _tell_omitted(listing: Listing) -> list[str]:
     return told
 
 
-def _sum_up(sizes: Sequence[int], rules: RuleSet, line: Line, store: Store) -> dict[str, Any]:
+def _sum_up(sizes: Sequence[int], rules: RuleSet, reader: Reader, store: Store) -> dict[str, Any]:
     counts = store.counts()
     source = counts.get(f"source:{SOURCE}", {})
-    evaluated = line.detectors["sigma"].counts()  # type: ignore[attr-defined]
+    evaluated = reader.detectors["sigma"].counts()  # type: ignore[attr-defined]
     by_level = {level: int(counts.get(f"level:{level}", {}).get("findings", 0)) for level in LEVELS}
     return {
         "events": int(source.get("decoded", 0)),

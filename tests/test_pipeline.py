@@ -14,7 +14,7 @@ import appliance.pipeline
 from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.judge.bench import Answer
 from appliance.normalise import normalise
-from appliance.pipeline import UPDATE_FINDINGS, Line, apply_answers, process
+from appliance.pipeline import UPDATE_FINDINGS, Detector, Line, Reader, apply_answers, process
 from appliance.schema import (
     Checkpoint,
     Decoded,
@@ -59,9 +59,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+def make_reader(detector: Detector | None = None) -> Reader:
+    return Reader(
+        detectors={"sigma": detector or FieldDetector()},
+        zones={"logs": UTC, "other": UTC},
+        timer=lambda: 0.0,
+    )
+
+
 def make_line(store: Store, *pending: str, sinks: bool = True) -> Line:
     return Line(
-        detectors={"sigma": FieldDetector()},
         rules={name: make_rule(name) for name in ("r1", "r2", "r3")},
         judge=FirstWord(*pending),
         correlator=Correlator(
@@ -71,7 +78,6 @@ def make_line(store: Store, *pending: str, sinks: bool = True) -> Line:
             load=store.incident,
             next_number=store.next_incident_number(),
         ),
-        zones={"logs": UTC, "other": UTC},
         known=store.known_findings,
         sinks=sinks,
         timer=lambda: 0.0,
@@ -80,7 +86,7 @@ def make_line(store: Store, *pending: str, sinks: bool = True) -> Line:
 
 def put(store: Store, line: Line, *batches: SourceBatch) -> Batch:
     """Through the line and into the store, as the daemon does."""
-    batch = process(batches, line)
+    batch = process(batches, make_reader(), line)
     store.write_batch(batch)
     line.correlator.commit()
     return batch
@@ -166,13 +172,15 @@ def test_a_normalisers_fault_rejects_that_record_alone(
 
 
 def test_nothing_in_nothing_out(store: Store) -> None:
-    batch = process([], make_line(store))
+    batch = process([], make_reader(), make_line(store))
     assert batch == make_batch()
 
 
 def test_checkpoints_of_all_sources_are_in_the_batch(store: Store) -> None:
     marks = [Checkpoint("logs", "k", b"1"), Checkpoint("other", "k", b"2")]
-    batch = process([SourceBatch([], [], [mark]) for mark in marks], make_line(store))
+    batch = process(
+        [SourceBatch([], [], [mark]) for mark in marks], make_reader(), make_line(store)
+    )
     assert batch.checkpoints == marks
 
 
@@ -247,10 +255,10 @@ def test_identical_input_gives_identical_output(tmp_path: Path) -> None:
         line = make_line(store, "r2")
         batches = [source_batch(*texts), source_batch(*texts, source="other")]
         given = copy.deepcopy(batches)
-        outputs.append(process(batches, line))
+        outputs.append(process(batches, make_reader(), line))
         assert batches == given
         line.correlator.rollback()
-        outputs.append(process(batches, line))
+        outputs.append(process(batches, make_reader(), line))
         store.close()
     encoded = {msgspec.json.encode(plain(batch)) for batch in outputs}
     assert len(encoded) == 1
