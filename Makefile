@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint types check-tests crash bench lock clean
+.PHONY: help setup demo test lint types check-tests crash bench lock deb deb-test clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ bench: setup ## events per second, memory, start-up and latency, printed
 
 lock: ## write packaging/requirements.lock anew
 	@packaging/lock.sh
+
+deb: setup ## the Debian package, in dist/
+	@packaging/build-deb.sh
+
+deb-test: setup ## install, use, upgrade and purge it on a fresh Debian (root; about 5 minutes)
+	@NEW=1 packaging/test-deb.sh
 
 clean: ## remove what was built (not .venv)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,15 +1,22 @@
 """Puts the parts of the line together from a configuration, once, for `run` and `scan` alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.config import Config
+from appliance.config import Config, JournalSource, SyslogSource
+from appliance.config import Source as SourceSpec
 from appliance.correlate.incidents import CorrelationLimits, Correlator
+from appliance.decode import Decoder
+from appliance.decode.custom import build_json_decoder, build_pattern_decoder
+from appliance.detect.sensors import SensorDetector
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.errors import ModelError, ModelUnavailable, RuleError
@@ -17,9 +24,18 @@ from appliance.inference.client import EncoderClient
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
 from appliance.knowledge.base import KnowledgeBase
-from appliance.normalise import feeds
+from appliance.normalise import FED, feeds
+from appliance.normalise.custom import CustomSource
+from appliance.pipeline import NO_FORMATS, CustomFormats, Detector, Reader
 from appliance.places import default_rules, find_knowledge, find_models
-from appliance.schema import RuleInfo, Verdict
+from appliance.schema import OWN_SOURCE, Checkpoint, LogSource, RuleInfo, Verdict
+from appliance.shards import Source
+from appliance.sources.files import FilesSource as FilesReader
+from appliance.sources.journal import JournalSource as JournalReader
+from appliance.sources.journal import Own
+from appliance.sources.streams import StreamLimits
+from appliance.sources.syslog_listen import SyslogListenSource as SyslogListener
+from appliance.sources.syslog_listen import spool_folder
 from appliance.store import Store, StoreLimits
 
 
@@ -52,9 +68,27 @@ class Experts(msgspec.Struct):
             self.encoder.close()
 
 
-def load_rule_set(paths: Sequence[str]) -> RuleSet:
-    """Sigma rules of these paths, or the default set. Raises RuleError when not one loads."""
-    rules = load_rules([Path(path) for path in paths] or [default_rules()], feeds=feeds)
+def build_formats(config: Config) -> CustomFormats:
+    """The formats that the configuration, which was checked, describes."""
+    decoders: dict[str, Decoder] = {}
+    sources: dict[str, CustomSource] = {}
+    for spec in config.formats:
+        decoders[spec.name] = (
+            build_pattern_decoder(spec.name, spec.pattern, spec.rename)
+            if spec.pattern
+            else build_json_decoder(spec.name, spec.json)
+        )
+        parts = (spec.logsource.product, spec.logsource.category, spec.logsource.service)
+        logsource = LogSource(*(part or None for part in parts))
+        sources[spec.name] = CustomSource(logsource, spec.time, spec.host)
+    return CustomFormats(decoders, sources)
+
+
+def load_rule_set(paths: Sequence[str], formats: CustomFormats = NO_FORMATS) -> RuleSet:
+    """Sigma rules of these paths, or the default set; `formats` feed some of them. Raises RuleError
+    when not one loads."""
+    fed = partial(feeds, custom=formats.sources)
+    rules = load_rules([Path(path) for path in paths] or [default_rules()], feeds=fed)
     if not rules.rules:
         reasons = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in rules.refused[:5])
         raise RuleError(f"no rule could be loaded: {reasons}")
@@ -111,12 +145,90 @@ def build_judge(
     return Bench(experts.expert, known=known, queue_cap=config.limits.judge_queue, **settings)
 
 
-def build_detectors(rules: RuleSet) -> dict[str, SigmaDetector]:
+def build_detectors(rules: RuleSet) -> dict[str, SigmaDetector | SensorDetector]:
     """Every detector there is: an auditor sees here all that can raise a finding."""
-    return {"sigma": SigmaDetector(rules)}
+    return {"sigma": SigmaDetector(rules), "sensors": SensorDetector()}
 
 
-def index_rules(detectors: Mapping[str, SigmaDetector]) -> dict[str, RuleInfo]:
+def build_reader(config: Config, detectors: Mapping[str, Detector]) -> Reader:
+    """The stateless half of the line, of the daemon and of its worker processes."""
+    zones: dict[str, tzinfo] = {spec.name: ZoneInfo(spec.timezone) for spec in config.sources}
+    formats = build_formats(config)
+    return Reader(
+        detectors=detectors,
+        zones={**zones, OWN_SOURCE: UTC},
+        fed=list_fed(formats),
+        formats=formats,
+    )
+
+
+def list_fed(formats: CustomFormats) -> frozenset[LogSource]:
+    """Every log source whose views are counted."""
+    return frozenset(FED) | {source.logsource for source in formats.sources.values()}
+
+
+def open_sources(
+    specs: Sequence[SourceSpec],
+    config: Config,
+    checkpoints: Callable[[str], list[Checkpoint]],
+    clock: Callable[[], float],
+    own: Own,
+) -> list[Source]:
+    """Sources where the store left them. `own` says which of the journal's entries are the
+    appliance's."""
+    return [_open_source(spec, config, checkpoints(spec.name), clock, own) for spec in specs]
+
+
+def _open_source(
+    spec: SourceSpec,
+    config: Config,
+    checkpoints: list[Checkpoint],
+    clock: Callable[[], float],
+    own: Own,
+) -> Source:
+    limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
+    if isinstance(spec, JournalSource):
+        return JournalReader(
+            spec.name,
+            directory=spec.directory,
+            units=spec.units,
+            identifiers=spec.identifiers,
+            start_at=spec.start_at,
+            checkpoints=checkpoints,
+            clock=clock,
+            limits=limits,
+            own=own,
+        )
+    if isinstance(spec, SyslogSource):
+        return SyslogListener(
+            spec.name,
+            transport=spec.transport,
+            address=spec.address,
+            folder=spool_folder(Path(config.state_dir), spec.name),
+            clock=clock,
+            checkpoints=checkpoints,
+            format=spec.format,
+            limits=limits,
+            spool_bytes=spec.spool_bytes,
+            allow=spec.allow,
+            max_connections=spec.max_connections,
+            idle_seconds=spec.idle_seconds,
+            receive_buffer=spec.receive_buffer,
+        )
+    return FilesReader(
+        spec.name,
+        spec.paths,
+        clock=clock,
+        checkpoints=checkpoints,
+        format=spec.format,
+        start_at=spec.start_at,
+        limits=limits,
+        files_cap=config.limits.files_per_source,
+        rescan_seconds=config.rescan_seconds,
+    )
+
+
+def index_rules(detectors: Mapping[str, SigmaDetector | SensorDetector]) -> dict[str, RuleInfo]:
     """What is known of every rule, by id."""
     return {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}
 
@@ -130,6 +242,9 @@ def store_limits(config: Config) -> StoreLimits:
         rejected=limits.rejected_rows,
         rejected_bytes=limits.rejected_bytes,
         outbox=limits.outbox_rows,
+        findings_seconds=config.retention.findings_days * 86400,
+        rejected_seconds=config.retention.rejected_days * 86400,
+        store_bytes=limits.store_bytes,
     )
 
 

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_look_commands(commands)
     _add_rules_commands(commands)
     _add_model_commands(commands)
+    _add_care_commands(commands)
     return parser
 
 
@@ -105,9 +106,10 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     )
     scan.add_argument(
         "--input-format",
-        choices=RECORD_FORMATS,
+        metavar="FORMAT",
         default="auto",
-        help="of the records, where their content does not tell",
+        help="of the records, where their content does not tell: "
+        f"{', '.join(RECORD_FORMATS)}, or one that the configuration describes",
     )
     scan.add_argument("--stats", metavar="FILE", help="write figures there as JSON")
     scan.add_argument(
@@ -123,6 +125,7 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     status = _command(commands, "status", ("look", "status"), "show how the appliance is")
+    status.add_argument("--rules", action="store_true", help="with every rule's ledger")
     _add_config(status, state=True)
     _add_json(status)
     for name, text in (("findings", "list findings"), ("incidents", "list incidents")):
@@ -134,6 +137,12 @@ def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         )
         _add_config(listing, state=True)
         _add_json(listing)
+    explain = _command(
+        commands, "explain", ("explain", "explain"), "show every step behind one finding"
+    )
+    explain.add_argument("id", metavar="ID", help="the finding's id, or the beginning of it")
+    _add_config(explain, state=True)
+    _add_json(explain)
     show = _command(commands, "show", ("look", "show"), "show one finding or incident")
     show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
     show.add_argument(
@@ -177,6 +186,39 @@ def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
         "-k", type=count(1, MOST_ENTRIES), default=5, metavar="K", help="how many (default 5)"
     )
     _add_json(search)
+
+
+def _add_care_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    selftest = _command(
+        commands, "selftest", ("selftest", "selftest"), "check that every part does its work"
+    )
+    _add_config(selftest, state=True)
+    _add_json(selftest)
+    sink = _group(commands, "sink", "the ways out")
+    test = _command(sink, "test", ("sinks", "test"), "send a test message through one or all")
+    test.add_argument("name", nargs="?", metavar="NAME", help="only this sink")
+    _add_config(test)
+    _add_json(test)
+    store = _group(commands, "store", "the database")
+    for name, text in (
+        ("info", "show what it holds and whether it is sound"),
+        ("vacuum", "give free pages back to the disk (with the daemon stopped)"),
+        ("backup", "copy it to FILE, also while the daemon runs"),
+        ("restore", "put a backup in its place (with the daemon stopped)"),
+    ):
+        parser = _command(store, name, ("store", name), text)
+        if name in ("backup", "restore"):
+            parser.add_argument("file", metavar="FILE", help="the backup")
+        if name == "backup":
+            parser.add_argument("--force", action="store_true", help="also over a file")
+        _add_config(parser, state=True)
+        _add_json(parser)
+    completion = _command(
+        commands, "completion", ("completion", "completion"), "print completions for a shell"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL",
+                            help="bash, zsh or fish")  # fmt: skip
+    _command(commands, "man", ("manual", "man"), "print the manual page (roff)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

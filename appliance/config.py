@@ -17,13 +17,18 @@ from typing import Any, Final, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+import orjson
 import yaml
 
 from appliance.control import SOCKET_BYTES
+from appliance.decode import FORMATS
+from appliance.decode.custom import NAME as FORMAT_NAME
+from appliance.decode.custom import build_pattern_decoder, check_place
 from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
-from appliance.schema import RECORD_FORMATS, MessageKind
+from appliance.schema import OWN_SOURCE, RECORD_FORMATS, MessageKind
+from appliance.sources.listening import Transport, parse_listen_address, parse_networks
 from appliance.sources.tracking import names_path
 
 #: Longest configuration that is read, in bytes: a device named by mistake has no end.
@@ -47,9 +52,23 @@ def _bounded(default: Any, least: float, most: float) -> Any:
     return field(default=default, metadata={"least": least, "most": most})
 
 
+def _duration(default: float, least: float, most: float) -> Any:
+    """A field in seconds, which the file may also give as 30s, 5m, 2h or 1d."""
+    return field(default=default, metadata={"least": least, "most": most, "duration": 1})
+
+
+#: Longest duration that may be set: ten years.
+_LONGEST: Final = 10 * 366 * 86400
+
+
 @dataclass(frozen=True, slots=True)
 class FilesSource:
-    """Files and globs, followed as they grow; EVTX, JSON documents and gzip by their content."""
+    """Files and globs, followed as they grow; EVTX, JSON documents and gzip by their content.
+
+    Of every source: `expect_every` is how often it speaks at the least (0: no matter), after
+    which it counts as silent; `flood_per_second` how many records a second, over a minute, are too
+    many (0: no matter).
+    """
 
     name: str
     paths: tuple[str, ...]
@@ -57,6 +76,50 @@ class FilesSource:
     format: str = "auto"
     start_at: Literal["beginning", "end"] = "beginning"
     timezone: str = "UTC"
+    expect_every: float = _duration(0.0, 0, _LONGEST)
+    flood_per_second: float = _bounded(0.0, 0, 10_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSource:
+    """systemd's journal: the system's own, or the files in `directory`. `units` and `identifiers`
+    (systemd units, syslog identifiers) restrict it to their entries; empty is all."""
+
+    name: str
+    type: Literal["journal"]
+    directory: str = ""
+    units: tuple[str, ...] = ()
+    identifiers: tuple[str, ...] = ()
+    start_at: Literal["beginning", "end"] = "end"
+    timezone: str = "UTC"
+    expect_every: float = _duration(0.0, 0, _LONGEST)
+    flood_per_second: float = _bounded(0.0, 0, 10_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class SyslogSource:
+    """A listener for syslog: RFC 5426 (udp), RFC 6587 (tcp, both framings) or RELP.
+
+    `address` is host:port or [v6]:port of this host; `allow` are the networks that may send (all,
+    when empty); `spool_bytes` caps what waits on disk; `receive_buffer` is the socket's.
+    """
+
+    name: str
+    type: Literal["syslog"]
+    transport: Transport
+    address: str
+    format: str = "auto"
+    timezone: str = "UTC"
+    allow: tuple[str, ...] = ()
+    spool_bytes: int = _bounded(1 << 30, 1 << 20, 1 << 50)
+    max_connections: int = _bounded(256, 1, 65_536)
+    idle_seconds: float = _duration(3600.0, 1, _LONGEST)
+    receive_buffer: int = _bounded(8 << 20, 1 << 16, 1 << 30)
+    expect_every: float = _duration(0.0, 0, _LONGEST)
+    flood_per_second: float = _bounded(0.0, 0, 10_000_000)
+
+
+Source = FilesSource | JournalSource | SyslogSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +137,7 @@ class SyslogSink:
     facility: str = "local4"
     max_bytes: int = _bounded(0, 0, 1 << 20)
     enterprise: str = "32473"
-    kinds: tuple[MessageKind, ...] = ("finding", "update", "incident")
+    kinds: tuple[MessageKind, ...] = ("finding", "update", "incident", "heartbeat", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +147,7 @@ class FileSink:
     name: str
     type: Literal["file"]
     path: str
-    kinds: tuple[MessageKind, ...] = ("finding",)
+    kinds: tuple[MessageKind, ...] = ("finding", "heartbeat", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +157,18 @@ class Correlate:
 
     window_seconds: float = _bounded(1800.0, 1, 10 * 366 * 86400)
     max_span_seconds: float = _bounded(86400.0, 1, 10 * 366 * 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When something counts as a trouble. Of a source, over the last `window`: more than
+    `rejected_share` of at least `rejected_records` records rejected; more than half of its events
+    ahead of the clock. `free_share` is the part of the disk that must be free."""
+
+    window: float = _duration(600.0, 10, 86400)
+    rejected_share: float = _bounded(0.05, 0, 1)
+    rejected_records: int = _bounded(20, 1, 1_000_000)
+    free_share: float = _bounded(0.05, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +187,40 @@ class Limits:
     correlation_keys: int = _bounded(200_000, 1, _MOST_ENTRIES)
     incident_findings: int = _bounded(5_000, 1, _MOST_ENTRIES)
     files_per_source: int = _bounded(10_000, 1, _MOST_ENTRIES)
+    store_bytes: int = _bounded(10 << 30, 16 << 20, 1 << 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How many days findings and rejected records are kept after they came in; 0 is for ever. An
+    incident stays, also where its findings go."""
+
+    findings_days: float = _bounded(365.0, 0, 36_600)
+    rejected_days: float = _bounded(30.0, 0, 36_600)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSource:
+    """The log source in which Sigma's rules look for a format's records: at least one part."""
+
+    product: str = ""
+    category: str = ""
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format of records that is described here (see `decode.custom`): by `pattern`, with
+    `rename` for its groups, or by `json`, field name -> place. `time` and `host` name the fields
+    that hold the time and the host."""
+
+    name: str
+    logsource: FormatSource
+    pattern: str = ""
+    rename: dict[str, str] = field(default_factory=dict)
+    json: dict[str, str] = field(default_factory=dict)
+    time: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +235,15 @@ class Config:
     knowledge_dir: str = ""
     model: bool = True
     rescan_seconds: float = _bounded(5.0, 0.1, 86400)
-    sources: tuple[FilesSource, ...] = ()
+    heartbeat: float = _duration(60.0, 0, 86400)
+    workers: int = _bounded(1, 1, 64)
+    sources: tuple[Source, ...] = ()
     sinks: tuple[SyslogSink | FileSink, ...] = ()
     correlate: Correlate = field(default_factory=Correlate)
+    health: Health = field(default_factory=Health)
     limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
+    formats: tuple[Format, ...] = ()
 
     @property
     def store_path(self) -> Path:
@@ -156,6 +270,10 @@ def describe_sink(spec: SyslogSink | FileSink) -> SinkSettings:
         max_bytes=spec.max_bytes or None,
         kinds=kinds,
     )
+
+
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class _Problems:
@@ -205,9 +323,12 @@ def _scalar(node: yaml.Node) -> Any:
 def _describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(kind))
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind, "a mapping"
-    )
+    return {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }.get(kind, "a mapping")
 
 
 def _read_value(
@@ -225,18 +346,41 @@ def _read_value(
             _read_value(child, item, f"{key}[{i}]", problems, bounds)
             for i, child in enumerate(node.value)
         )
+    if origin is dict:
+        return _read_pairs(node, key, problems)
     if origin in (typing.Union, types.UnionType):
         return _read_tagged(node, get_args(kind), key, problems)
     if is_dataclass(kind):
         return _read_mapping(node, typing.cast(type, kind), key, problems)
-    value = _convert(_scalar(node), kind)
+    value = _scalar(node)
+    if "duration" in bounds and isinstance(value, str) and (age := _DURATION.fullmatch(value)):
+        value = float(age[1]) * _UNITS[age[2]]
+    value = _convert(value, kind)
     if value is None:
         shown = node.value if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-        problems.add(_line(node), key, f"must be {_describe(kind)}, not {str(shown)[:80]!r}")
+        wanted = "a duration (30, 30s, 5m, 2h, 1d)" if "duration" in bounds else _describe(kind)
+        problems.add(_line(node), key, f"must be {wanted}, not {str(shown)[:80]!r}")
     elif reason := _find_fault(value, bounds):
         problems.add(_line(node), key, reason)
         value = None
     return value
+
+
+def _read_pairs(node: yaml.Node, key: str, problems: _Problems) -> dict[str, str]:
+    """A mapping of free names to texts."""
+    if not isinstance(node, yaml.MappingNode):
+        problems.add(_line(node), key, "must be a mapping of names to texts")
+        return {}
+    pairs: dict[str, str] = {}
+    for name_node, value_node in node.value:
+        name = _read_value(name_node, str, f"{key}.NAME", problems, {})
+        if name is None:
+            continue
+        if name in pairs:
+            problems.add(_line(name_node), f"{key}.{name}", "given twice")
+        value = _read_value(value_node, str, f"{key}.{name}", problems, {})
+        pairs[name] = value or ""
+    return pairs
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -271,7 +415,8 @@ def _read_tagged(node: yaml.Node, choices: tuple[Any, ...], key: str, problems: 
     for choice in choices:
         hint = typing.get_type_hints(choice)["type"]
         tags[get_args(hint)[0]] = choice
-    named = ""
+    # The kind that needs no type, where there is one.
+    named = next((tag for tag, kind in tags.items() if _has_default_type(kind)), "")
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             if name.value == "type" and isinstance(value, yaml.ScalarNode):
@@ -280,6 +425,10 @@ def _read_tagged(node: yaml.Node, choices: tuple[Any, ...], key: str, problems: 
         problems.add(_line(node), f"{key}.type", "must be one of " + ", ".join(sorted(tags)))
         return None
     return _read_mapping(node, tags[named], key, problems)
+
+
+def _has_default_type(kind: type) -> bool:
+    return any(f.name == "type" and f.default is not MISSING for f in fields(kind))
 
 
 def _read_mapping(node: yaml.Node, kind: type, key: str, problems: _Problems) -> Any:
@@ -315,6 +464,8 @@ def _check_names(config: Config, problems: _Problems) -> None:
             key = f"{group}[{i}].name"
             if name is None:
                 continue
+            if name == OWN_SOURCE and group == "sources":
+                problems.say(key, f"{name!r} is what the appliance says of itself")
             if not 0 < len(name) <= NAME_CHARACTERS:
                 problems.say(key, f"must have 1 to {NAME_CHARACTERS} characters")
             if name in seen:
@@ -362,20 +513,48 @@ def _check_socket(path: str, key: str, problems: _Problems) -> None:
         )
 
 
-def _check_source(source: FilesSource, key: str, problems: _Problems) -> None:
-    if source.paths == () and not problems.has(f"{key}.paths"):
-        problems.say(f"{key}.paths", "must name at least one path")
-    for j, path in enumerate(source.paths or ()):
-        if path is not None:
-            _check_pattern(path, f"{key}.paths[{j}]", problems)
-    if source.format is not None and source.format not in RECORD_FORMATS:
-        known = ", ".join(RECORD_FORMATS)
+def _check_source(
+    source: Source, key: str, formats: typing.Sequence[str], problems: _Problems
+) -> None:
+    if isinstance(source, FilesSource):
+        _check_paths(source, key, problems)
+    elif isinstance(source, SyslogSource):
+        _check_listener(source, key, problems)
+    elif source.directory:
+        _check_folder(source.directory, f"{key}.directory", problems)
+    if (
+        not isinstance(source, JournalSource)
+        and source.format is not None
+        and source.format not in formats
+    ):
+        known = ", ".join(formats)
         problems.say(f"{key}.format", f"must be one of {known}, not {source.format[:80]!r}")
     if source.timezone is not None:
         try:
             ZoneInfo(source.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             problems.say(f"{key}.timezone", f"no such time zone: {source.timezone!r}")
+
+
+def _check_paths(source: FilesSource, key: str, problems: _Problems) -> None:
+    if source.paths == () and not problems.has(f"{key}.paths"):
+        problems.say(f"{key}.paths", "must name at least one path")
+    for j, path in enumerate(source.paths or ()):
+        if path is not None:
+            _check_pattern(path, f"{key}.paths[{j}]", problems)
+
+
+def _check_listener(source: SyslogSource, key: str, problems: _Problems) -> None:
+    try:
+        if source.address is not None:
+            parse_listen_address(source.address)
+    except ValueError as error:
+        problems.say(f"{key}.address", str(error))
+    for j, network in enumerate(source.allow or ()):
+        try:
+            parse_networks([] if network is None else [network])
+        except ValueError as error:
+            problems.say(f"{key}.allow[{j}]", cap_text(str(error), NAME_CHARACTERS))
 
 
 def _check_pattern(path: str, key: str, problems: _Problems) -> None:
@@ -465,11 +644,68 @@ def _check_places(config: Config, problems: _Problems) -> None:
     for name in ("models_dir", "knowledge_dir"):
         if given := getattr(config, name):
             _check_folder(given, name, problems)
+    formats = (*RECORD_FORMATS, *_check_formats(config, problems))
     for i, source in enumerate(config.sources):
-        if isinstance(source, FilesSource):
-            _check_source(source, f"sources[{i}]", problems)
+        if source is not None:
+            _check_source(source, f"sources[{i}]", formats, problems)
     _check_sinks(config, problems)
     _check_circles(config, problems)
+
+
+def _check_formats(config: Config, problems: _Problems) -> list[str]:
+    """Everything wrong with the formats that are described here; gives their names."""
+    seen: dict[str, int] = {}
+    for i, spec in enumerate(config.formats):
+        if spec is not None:
+            if spec.name is not None:
+                _check_format_name(spec.name, f"formats[{i}].name", seen, problems)
+            _check_described(spec, f"formats[{i}]", problems)
+    return list(seen)
+
+
+def _check_described(spec: Format, key: str, problems: _Problems) -> None:
+    source = spec.logsource
+    if source is not None and not (source.product or source.category or source.service):
+        problems.say(f"{key}.logsource", "must name a product, category or service")
+    if problems.has(f"{key}.pattern") or problems.has(f"{key}.json"):
+        return
+    if bool(spec.pattern) == bool(spec.json):
+        problems.say(key, "must have either a pattern or a json mapping")
+    elif spec.pattern:
+        _check_format_pattern(spec, key, problems)
+    else:
+        _check_format_places(spec, key, problems)
+
+
+def _check_format_name(name: str, key: str, seen: dict[str, int], problems: _Problems) -> None:
+    if not FORMAT_NAME.fullmatch(name):
+        problems.say(key, f"must be 1 to 64 letters, digits, - or _, not {name[:80]!r}")
+    elif name in RECORD_FORMATS or name in FORMATS:
+        problems.say(key, f"{name!r} is a format that the appliance knows")
+    elif name in seen:
+        problems.say(key, f"{name!r} is already used on line {seen[name]}")
+    seen.setdefault(name, problems.lines.get(key, 1))
+
+
+def _check_format_pattern(spec: Format, key: str, problems: _Problems) -> None:
+    try:
+        fields = build_pattern_decoder(spec.name or "", spec.pattern, spec.rename).fields
+    except ValueError as error:
+        problems.say(f"{key}.pattern", str(error))
+        return
+    for part in ("time", "host"):
+        given = getattr(spec, part)
+        if given and given not in fields:
+            problems.say(f"{key}.{part}", f"the pattern gives no field {given[:80]!r}")
+
+
+def _check_format_places(spec: Format, key: str, problems: _Problems) -> None:
+    if spec.rename:
+        problems.say(f"{key}.rename", "only a pattern has groups to rename")
+    for field_name, place in spec.json.items():
+        where = f"{key}.json.{field_name}"
+        if not problems.has(where) and (reason := check_place(place)):
+            problems.say(where, reason)
 
 
 def _check_circles(config: Config, problems: _Problems) -> None:
@@ -488,8 +724,14 @@ def _check_circles(config: Config, problems: _Problems) -> None:
                     problems.say(key, f"{path} is followed by source {source.name!r} ({pattern})")
 
 
-def parse_config(text: str, path: str) -> Config:
-    """Read a configuration from YAML text; `path` is only named in messages.
+def dump_config(config: Config) -> str:
+    """The configuration as text that `parse_config` reads (JSON, which is YAML)."""
+    return orjson.dumps(config).decode()
+
+
+def parse_config(text: str, path: str, *, checked: bool = False) -> Config:
+    """Read a configuration from YAML text; `path` is only named in messages. `checked` says that
+    what it names was looked at already, by who wrote the text with `dump_config`.
 
     Raises ConfigError with every problem found: syntax, unknown and missing keys, wrong types,
     values out of range, names used twice, files and folders that are not there.
@@ -507,7 +749,7 @@ def parse_config(text: str, path: str) -> Config:
     if node is None:
         raise ConfigError([f"{path}:1: the file is empty; name at least one source"])
     config: Config | None = _read_mapping(node, Config, "", problems)
-    if config is not None:
+    if config is not None and not checked:
         _check_names(config, problems)
         _check_places(config, problems)
         if not config.sources and not problems.has("sources"):

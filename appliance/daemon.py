@@ -1,85 +1,57 @@
 """`appliance run`: builds everything once, turns the line, and stops cleanly.
 
-One thread turns the line: it polls the sources, puts what they give through the pipeline, and
-writes what comes of it in one transaction. Beside it: watchdog's thread wakes it, one thread a sink
-carries the outbox out, one asks the knowledge expert, one answers `status`.
+One thread turns the line: it takes what the shards made of their sources' records, judges and joins
+it, and writes what comes of it in one transaction. Beside it: one thread a sink carries the outbox
+out, one asks the knowledge expert, one answers `status`. SIGHUP has a new engine built whole from
+the configuration file; it takes the old one's place, or the old one goes on and says why.
 """
 
 import fcntl
 import logging
 import os
 import signal
-import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
-from zoneinfo import ZoneInfo
+
+import msgspec
 
 from appliance import __version__
 from appliance.alarm import Alarm
-from appliance.assembly import (
-    Experts,
-    build_detectors,
-    build_judge,
-    index_rules,
-    load_rule_set,
-    open_correlator,
-    open_experts,
-    read_known_verdicts,
-    store_limits,
-)
-from appliance.config import Config, FileSink, FilesSource, SyslogSink, describe_sink
+from appliance.assembly import store_limits
+from appliance.config import Config, load_config
 from appliance.control import ControlServer
-from appliance.delivery import Delivery, close_deliveries
-from appliance.emit.sinks import Sink, build_sink
+from appliance.emit.render import render_time
+from appliance.engine import Draft, Engine, Surroundings, check_reload, list_disks
 from appliance.errors import ApplianceError, StoreError
+from appliance.health import Health, Kind, Trouble, detect_trouble, sum_up_heartbeat
 from appliance.judge.bench import Answer, Bench
-from appliance.pipeline import Line, Reader, apply_answers, process
-from appliance.schema import OnStep, SourceBatch, ignore_step
-from appliance.sources.files import FilesSource as FilesReader
-from appliance.sources.streams import StreamLimits
+from appliance.pipeline import Work, apply_answers, join_work, read_records
+from appliance.schema import (
+    OWN_SOURCE,
+    Cursor,
+    OnStep,
+    RawRecord,
+    SourceBatch,
+    digest,
+    event_id,
+    finding_id,
+    ignore_step,
+)
+from appliance.service import Service, find_own_entries
 from appliance.status import build_status
-from appliance.store import Store
+from appliance.store import Outgoing, Store
 
 log = logging.getLogger("appliance")
 
 IDLE_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
-DRAIN_SECONDS = 3.0
-
-
-def open_source(
-    spec: FilesSource, store: Store, config: Config, clock: Callable[[], float]
-) -> FilesReader:
-    """A file source where the store left it."""
-    limits = config.limits
-    return FilesReader(
-        spec.name,
-        spec.paths,
-        clock=clock,
-        checkpoints=store.checkpoints(spec.name),
-        format=spec.format,
-        start_at=spec.start_at,
-        limits=StreamLimits(limits.record_bytes, limits.rejected_bytes),
-        files_cap=limits.files_per_source,
-        rescan_seconds=config.rescan_seconds,
-    )
-
-
-def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> Sink:
-    """A sink as configured. Raises ApplianceError when its settings make no sense."""
-    hostname = config.hostname or socket.gethostname()
-    try:
-        return build_sink(
-            spec.name,
-            describe_sink(spec),
-            hostname=hostname,
-            procid=str(os.getpid()),
-            on_step=on_step,
-        )
-    except ValueError as error:
-        raise ApplianceError(f"sink {spec.name}: {error}") from error
+#: How often the troubles are looked for.
+LOOK_SECONDS = 2.0
+#: The canary's rule (own_rules/canary.yml).
+CANARY_RULE = "5a1f0f1e-6d0f-4a6b-9d7e-0c0a4a3e0001"
 
 
 def lock_state(folder: Path) -> TextIO:
@@ -95,60 +67,73 @@ def lock_state(folder: Path) -> TextIO:
     return held
 
 
+class _Own(msgspec.Struct):
+    """What the appliance itself adds to a batch, and how much of what was asked that is."""
+
+    works: list[Work]
+    messages: list[Outgoing]
+    canaries: int
+    tests: int
+    beats: int = 0
+
+
 class Daemon:
     """The running appliance. `run` returns when it is told to stop.
 
-    Raises ApplianceError when it can't start. `on_step` is told the steps around commit and send.
+    Raises ApplianceError when it can't start. `path` is the configuration's file, to load it from
+    again; `on_step` is told the steps around commit and send.
     """
 
     def __init__(
         self,
         config: Config,
         *,
+        path: Path | None = None,
         clock: Callable[[], float] = time.time,
         on_step: OnStep = ignore_step,
+        service: Service | None = None,
     ) -> None:
-        self.config = config
+        self._path = path
         self._clock = clock
-        self._on_step = on_step
+        self._service = service or Service()
         self._wake = Alarm()
         self._stopping = Alarm()
+        self._reloading = Alarm()
         self._store_error = ""
+        self._reload_error = ""
         self._answers: list[Answer] = []
-        self._first = 0  # the source that is asked first
+        self._canaries: deque[RawRecord] = deque()  # as the tests, from the control's thread
+        self._tests: deque[Outgoing] = deque()
+        self._raised: set[tuple[str, Kind]] = set()
+        self._look_at = 0.0
+        self._beat_at = 0.0
+        self._beats = 0
         self.started = clock()
+        self._loaded = self.started
         self._lock = lock_state(Path(config.state_dir))
-        self.rules = load_rule_set(config.rules)
         self.store = Store(config.store_path, limits=store_limits(config), on_step=on_step)
-        self.experts: Experts = open_experts(config)
-        self.detectors = build_detectors(self.rules)
-        self.judge = build_judge(
-            self.experts,
-            read_known_verdicts(self.store, self.experts.base),
-            config,
-            wake=self._wake.set,
+        self._around = Surroundings(
+            self.store, clock, self._wake.set, on_step, find_own_entries(self.started)
         )
-        self.sources = [open_source(s, self.store, config, clock) for s in config.sources]
-        sinks = [open_sink(s, config, on_step) for s in config.sinks]
-        self.store.open_sinks([sink.name for sink in sinks])
-        self.deliveries = [Delivery(sink, self.store) for sink in sinks]
-        self.reader = Reader(
-            detectors=self.detectors,
-            zones={s.name: ZoneInfo(s.timezone) for s in config.sources},
-        )
-        self.line = Line(
-            rules=index_rules(self.detectors),
-            judge=self.judge,
-            correlator=open_correlator(self.store, config),
-            known=self.store.known_findings,
-            sinks=bool(sinks),
-        )
-        self.control = ControlServer(config.control_path, lambda _: self.status())
+        self._on_step = on_step
+        self.engine = Engine(Draft(config, self._around), self._around)
+        self._health = self._open_health()
+        self.control = ControlServer(config.control_path, self._reply)
+
+    @property
+    def config(self) -> Config:
+        """The configuration that runs."""
+        return self.engine.config
 
     def stop(self) -> None:
         """Have `run` end after the batch at hand. Safe to call from a signal handler: an Alarm
         may be set while this very thread is inside its `wait` or `clear`."""
         self._stopping.set()
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Have `run` load the configuration again. Safe to call from a signal handler."""
+        self._reloading.set()
         self._wake.set()
 
     def run(self) -> None:
@@ -157,161 +142,194 @@ class Daemon:
             self._start()
             while not self._stopping.is_set():
                 self._wake.clear()
+                if self._reloading.is_set():
+                    self._reload()
                 moved = self._turn()
                 self._apply_answers()
+                self._service.beat(self._clock())
                 if not moved:
                     self._wake.wait(IDLE_SECONDS)
         finally:
             self._close()
 
-    def status(self) -> dict[str, Any]:
-        """Everything `status` shows, as JSON values."""
-        rules = self.rules
-        ledger = self.detectors["sigma"].counts().values()
-        judge = self.judge.describe() if isinstance(self.judge, Bench) else {}
-        live: dict[str, Any] = {
-            "running": True,
-            "version": __version__,
-            "pid": os.getpid(),
-            "started": self.started,
-            "store_error": self._store_error,
-            "sources": {source.name: source.describe() for source in self.sources},
-            "sinks": {d.sink.name: d.describe() for d in self.deliveries},
-            "rules": {
-                "loaded": len(rules.rules),
-                "refused": len(rules.refused),
-                "met": sum(1 for row in ledger if row["evaluated"]),
-                "fired": sum(1 for row in ledger if row["fired"]),
-            },
-            "rule_errors": {
-                key: {"count": fault.count, "reason": fault.reason}
-                for key, fault in list(self.detectors["sigma"].errors.items())
-            },
-            "models": self.experts.describe(),
-            "queues": self._queues(judge),
-            "judge": judge,
-        }
-        return build_status(self.store, self.config, live)
-
-    def _queues(self, judge: dict[str, Any]) -> dict[str, dict[str, int]]:
-        limits = self.config.limits
-        correlator = self.line.correlator
-        return {
-            "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},
-            "correlation_keys": {
-                "depth": correlator.keys,
-                "cap": limits.correlation_keys,
-                "dropped": correlator.evicted,
-            },
-        }
+    # -- starting, reloading, closing ----------------------------------------------------------
 
     def _start(self) -> None:
-        if self.experts.encoder is not None:
-            self.experts.encoder.start()
-        if isinstance(self.judge, Bench):
-            self.judge.start(self.line.rules)
-            self._ask_again(self.judge)
-        for source in self.sources:
-            source.start(self._wake.set)
-        for delivery in self.deliveries:
-            delivery.start()
+        self.engine.start()
         self.control.start()
+        self._tell_engine("started")
+        self._service.ready()
+
+    def _tell_engine(self, what: str) -> None:
+        engine = self.engine
         log.info(
-            "started: %d rules, %d refused, %d sources, %d sinks",
-            len(self.rules.rules), len(self.rules.refused), len(self.sources), len(self.deliveries),
+            "%s: %d rules, %d refused, %d sources, %d sinks",
+            what, len(engine.rules.rules), len(engine.rules.refused),
+            len(engine.config.sources), len(engine.deliveries),
         )  # fmt: skip
-        for refused in self.rules.refused:
+        for refused in engine.rules.refused:
             log.warning("rule refused: %s:%d: %s", refused.path, refused.line, refused.reason)
-        if self.experts.why_not:
-            log.warning("knowledge: %s", self.experts.why_not)
+        if engine.experts.why_not:
+            log.warning("knowledge: %s", engine.experts.why_not)
+
+    def _reload(self) -> None:
+        """Build the new engine whole, then swap; whatever is wrong with it, the old one runs on."""
+        self._reloading.clear()
+        self._service.reloading()
+        try:
+            if self._path is None:
+                raise ApplianceError("this daemon was not started from a file")
+            config = load_config(self._path)
+            check_reload(config, self.config)
+            draft = Draft(config, self._around, self.engine)
+        except ApplianceError as error:
+            self._reload_error = str(error)
+            for line in str(error).splitlines():
+                log.error("not reloaded, the old configuration runs: %s", line)
+        else:
+            self._put_engine(draft)
+        self._look_at = 0.0
+        self._service.ready()
+
+    def _put_engine(self, draft: Draft) -> None:
+        self.store.set_limits(store_limits(draft.config))
+        self.engine = Engine(draft, self._around, self.engine)
+        self.engine.start()
+        self._health = self._open_health().take_over(self._health)
+        self._reload_error = ""
+        self._loaded = self._clock()
+        self._tell_engine("reloaded")
+
+    def _open_health(self) -> Health:
+        last = {
+            scope.removeprefix("source:"): values["last_received"]
+            for scope, values in self.store.counts().items()
+            if scope.startswith("source:") and "last_received" in values
+        }
+        return Health(self.config, last, self.started)
 
     def _close(self) -> None:
-        for delivery in self.deliveries:  # all at once, while the rest is closed
-            delivery.begin_close()
-        for source in self.sources:
-            source.close()
-        # First the model: the bench's thread may be waiting for its answer.
-        self.experts.close()
-        if isinstance(self.judge, Bench):
-            self.judge.close()
-        close_deliveries(self.deliveries, DRAIN_SECONDS)
+        self._service.stopping()
+        self.engine.close()
         self.control.close()
         self.store.close()
         self._lock.close()
         log.info("stopped")
 
+    # -- the line ------------------------------------------------------------------------------
+
     def _turn(self) -> bool:
         """One turn of the line; True when there may be more to do at once."""
-        batches = self._poll_sources()
-        if not any(b.records or b.rejected or b.checkpoints for b in batches):
+        now = self._clock()
+        engine = self.engine
+        self._look(now)
+        given = [(shard, work) for shard in engine.shards if (work := shard.take()) is not None]
+        own = self._gather_own(now)
+        if not (given or own.works or own.messages):
             return False
         try:
-            batch = process(batches, self.reader, self.line)
+            batch = join_work([*(work for _, work in given), *own.works], engine.line)
+            batch.messages.extend(own.messages)
             self._on_step("line.processed")
             self.store.write_batch(batch)
         except StoreError as error:
-            self._undo(error)
+            self._note_store_error(error)
+            engine.line.correlator.rollback()
+            for shard, _ in given:
+                shard.rewind()
+            self._stopping.wait(STORE_RETRY_SECONDS)
             return False
         self._store_error = ""
-        self.line.correlator.commit()
-        for source in self.sources:
-            source.commit()
+        engine.line.correlator.commit()
+        for shard, work in given:
+            shard.commit()
+            self._health.note(work.counts, work.latest, now)
+        self._settle_own(own, now)
         if batch.messages:
             self._wake_deliveries()
-        return any(source.has_more for source in self.sources)
+        return any(shard.has_more for shard in engine.shards)
 
-    def _poll_sources(self) -> list[SourceBatch]:
-        """What the sources have, within one batch's bytes for all of them; the next turn begins
-        with another source."""
-        limits = self.config.limits
-        left = limits.batch_bytes
-        batches: list[SourceBatch] = []
-        for source in self.sources[self._first :] + self.sources[: self._first]:
-            batch = source.poll(limits.batch_records, max(left, 0))
-            left -= sum(len(record.data) for record in batch.records)
-            batches.append(batch)
-        self._first = (self._first + 1) % max(len(self.sources), 1)
-        return batches
+    def _gather_own(self, now: float) -> "_Own":
+        """What the appliance itself has to say: canaries and tests that were asked for, troubles
+        of sources that were not told yet, and the heartbeat when it is due."""
+        records, tests = list(self._canaries), list(self._tests)
+        own = _Own([], tests, len(records), len(tests))
+        if records:
+            own.works.append(read_records([SourceBatch(records, [], [])], self.engine.own_reader))
+        found = []
+        for trouble in self._health.troubles:
+            if trouble.kind is not None and (trouble.part, trouble.kind) not in self._raised:
+                name = trouble.part.removeprefix("source ")
+                last = self._health.last_received(name)
+                found.append(detect_trouble(trouble, name, last, now))
+        if found:
+            own.works.append(Work(found, [], [], {}, {}))
+        every = self.config.heartbeat
+        # A clock that was set back must not stop the heart.
+        due = now >= self._beat_at or now < self._beat_at - 2 * every
+        if every and due and self.engine.deliveries:
+            body = sum_up_heartbeat(self._beats, now, self._health.troubles, self.status())
+            body["time"] = render_time(now)
+            own.messages.append(Outgoing("heartbeat", body["id"], now, body))
+            own.beats = 1
+        return own
 
-    def _undo(self, error: StoreError) -> None:
-        """Nothing of the batch is stored: take it again after a pause."""
-        self._note_store_error(error)
-        self.line.correlator.rollback()
-        for source in self.sources:
-            source.rewind()
-        self._stopping.wait(STORE_RETRY_SECONDS)
+    def _settle_own(self, own: "_Own", now: float) -> None:
+        """What was gathered is stored."""
+        for _ in range(own.canaries):
+            self._canaries.popleft()
+        for _ in range(own.tests):
+            self._tests.popleft()
+        self._raised = {(t.part, t.kind) for t in self._health.troubles if t.kind is not None}
+        if own.beats:
+            self._beats += 1
+            self._beat_at = now + self.config.heartbeat
+
+    def _look(self, now: float) -> None:
+        """Look for troubles, now and then; log those that came and went."""
+        if self._look_at - 2 * LOOK_SECONDS <= now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        before = {(t.part, t.words) for t in self._health.troubles}
+        parts = {t.part for t in self._health.troubles}
+        after = self._health.look(now, self._list_facts())
+        # What has gone is told anew when it comes again.
+        self._raised &= {(t.part, t.kind) for t in after if t.kind is not None}
+        self.engine.tend()
+        try:
+            self.store.expire(now)
+        except StoreError as error:
+            self._note_store_error(error)
+        for trouble in after:
+            if (trouble.part, trouble.words) not in before and trouble.part not in parts:
+                log.warning("%s: %s", trouble.part, trouble.words, extra=_log_fields(trouble.part))
+        for part in parts - {t.part for t in after}:
+            log.info("%s: well again", part, extra=_log_fields(part))
+        self._service.status(_describe_state(after))
 
     def _note_store_error(self, error: StoreError) -> None:
         log.error("%s", error)
         self._store_error = str(error)
 
     def _wake_deliveries(self) -> None:
-        for delivery in self.deliveries:
+        for delivery in self.engine.deliveries:
             delivery.wake()
 
-    def _ask_again(self, bench: Bench) -> None:
-        """Findings of an earlier run on which the expert had not answered when it ended."""
-        waiting = self.store.pending_rules()
-        known = self.line.rules
-        self.store.settle_findings([rule for rule in waiting if rule not in known])
-        for rule in waiting:
-            if rule in known:
-                bench.ask(known[rule])
-
     def _apply_answers(self) -> None:
-        if not isinstance(self.judge, Bench):
+        judge = self.engine.judge
+        if not isinstance(judge, Bench):
             return
-        self._answers.extend(self.judge.take_answers())
+        self._answers.extend(judge.take_answers())
         if not self._answers:
             return
-        base = self.experts.base
+        base = self.engine.experts.base
         try:
             updated = apply_answers(
                 self._answers,
                 base.hash if base else None,
                 self.store,
                 self._clock(),
-                sinks=bool(self.deliveries),
+                sinks=bool(self.engine.deliveries),
             )
         except StoreError as error:  # they stay, and are put in once the store takes them
             self._note_store_error(error)
@@ -320,10 +338,94 @@ class Daemon:
         if updated:
             self._wake_deliveries()
 
+    # -- what is asked ---------------------------------------------------------------------------
 
-def run_daemon(config: Config, on_step: OnStep = ignore_step) -> None:
+    def _reply(self, question: dict[str, Any]) -> dict[str, Any]:
+        """In the control socket's thread. Raises ApplianceError."""
+        asked = question.get("ask")
+        if asked == "canary":
+            return self._send_canary()
+        if asked == "sink_test":
+            return self._test_sinks(question.get("sinks"))
+        if asked == "delivered":
+            return {"sinks": self.store.delivered(str(question.get("id")))}
+        return self.status()
+
+    def _send_canary(self) -> dict[str, Any]:
+        """Put the canary into the line; the id of the finding that it will be."""
+        now = self._clock()
+        nonce = digest("canary", str(now), os.urandom(16))
+        record = RawRecord(
+            data=f'{{"canary": "{nonce}"}}'.encode(),
+            source=OWN_SOURCE,
+            path="",
+            logical="canary",
+            cursor=Cursor(OWN_SOURCE, "canary", 0, 0),
+            received=now,
+            format="json",
+        )
+        self._canaries.append(record)
+        self._wake.set()
+        return {"finding": finding_id("sigma", CANARY_RULE, event_id(record))}
+
+    def _test_sinks(self, names: Any) -> dict[str, Any]:
+        """Put a test message into the outbox; its id."""
+        now = self._clock()
+        known = [delivery.sink.name for delivery in self.engine.deliveries]
+        wanted = names or known
+        if not isinstance(wanted, list) or not set(wanted) <= set(known):
+            raise ApplianceError(f"no such sink; there are: {', '.join(known) or 'none'}")
+        key = digest("test", str(now), os.urandom(16))
+        body = {"kind": "test", "id": key, "time": render_time(now), "text": "a test, no finding"}
+        self._tests.append(Outgoing("test", key, now, body))
+        self._wake.set()
+        return {"id": key}
+
+    def status(self) -> dict[str, Any]:
+        """Everything `status` shows, as JSON values."""
+        return build_status(self.store, self.config, self._list_facts())
+
+    def _list_facts(self) -> dict[str, Any]:
+        waiting = {row["name"]: row["waiting"] for row in self.store.sinks()}
+        facts = self.engine.describe()
+        for name, sink in facts["sinks"].items():
+            sink["waiting"] = waiting.get(name, 0)
+        return {
+            "running": True,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self.started,
+            "loaded": self._loaded,
+            "store_error": self._store_error,
+            "reload_error": self._reload_error,
+            "disks": list_disks(self.config),
+            "troubles": [
+                {"part": t.part, "words": t.words, "since": t.since, "notice": t.notice}
+                for t in self._health.troubles
+            ],
+            **facts,
+        }
+
+
+def _describe_state(troubles: list[Trouble]) -> str:
+    """One line for the service manager."""
+    real = [trouble for trouble in troubles if not trouble.notice]
+    if not real:
+        return "healthy"
+    more = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
+    return f"NOT HEALTHY: {real[0].part}: {real[0].words}{more}"
+
+
+def _log_fields(part: str) -> dict[str, str]:
+    """What `service.set_up_logging` makes fields of the journal of."""
+    kind, _, name = part.partition(" ")
+    return {kind: name} if name and kind in ("source", "sink") else {}
+
+
+def run_daemon(config: Config, path: Path | None = None, on_step: OnStep = ignore_step) -> None:
     """`appliance run`: until SIGTERM or SIGINT. Raises ApplianceError when it can't start."""
-    daemon = Daemon(config, on_step=on_step)
+    daemon = Daemon(config, path=path, on_step=on_step)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reload())
     daemon.run()

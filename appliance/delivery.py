@@ -50,10 +50,12 @@ class Delivery:
         self._idle = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
         self._error = ""
+        self._refused = 0
 
     def start(self) -> None:
-        """Begin delivering."""
-        self._thread.start()
+        """Begin delivering; one that has begun goes on."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def wake(self) -> None:
         """There may be something to deliver."""
@@ -94,6 +96,7 @@ class Delivery:
             "acknowledged": state.acknowledged,
             "connected": state.connected,
             "error": self._error or state.last_error,
+            "refused": self._refused,
         }
 
     def _run(self) -> None:
@@ -104,8 +107,10 @@ class Delivery:
                 more = self._deliver()
             except (DeliveryFailed, StoreError) as error:
                 self._error = str(error)
+                self._refused += 1
             except Exception as error:  # a fault in one sink: said, and tried again as any failure
                 self._error = f"fault in the sink: {type(error).__name__}: {error}"
+                self._refused += 1
                 log.exception("sink %s", self.sink.name)
             else:
                 self._error = ""

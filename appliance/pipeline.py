@@ -16,11 +16,17 @@ from typing import Protocol
 import msgspec
 
 from appliance.correlate.incidents import Correlator
-from appliance.decode import decode
-from appliance.emit.render import render_finding, render_incident, render_verdicts
+from appliance.decode import Decoder, decode
+from appliance.emit.render import (
+    render_finding,
+    render_incident,
+    render_origin,
+    render_verdicts,
+)
 from appliance.errors import DecodeError
 from appliance.judge.bench import Answer
 from appliance.normalise import FED, normalise
+from appliance.normalise.custom import CustomSource
 from appliance.schema import (
     LEVELS,
     Checkpoint,
@@ -34,6 +40,7 @@ from appliance.schema import (
     SourceBatch,
     Stage,
     Verdict,
+    digest,
     finding_id,
 )
 from appliance.store import Batch, FindingRow, Outgoing, Store
@@ -64,17 +71,29 @@ class Judge(Protocol):
         ...
 
 
+class CustomFormats(msgspec.Struct, frozen=True):
+    """Formats that the configuration describes: by name, how each is decoded, and what it is."""
+
+    decoders: Mapping[str, Decoder] = {}
+    sources: Mapping[str, CustomSource] = {}
+
+
+#: The configuration describes none.
+NO_FORMATS = CustomFormats()
+
+
 class Reader(msgspec.Struct):
     """The stateless half of the line, decode to detect, which may run in a process of its own.
 
     `zones` gives the time zone of each source's year-less or zone-less times; `fed` are the log
-    sources whose views are counted; `seconds` adds up the time spent by stage, in seconds of
-    `timer`.
+    sources whose views are counted; `formats` are those that the configuration describes; `seconds`
+    adds up the time spent by stage, in seconds of `timer`.
     """
 
     detectors: Mapping[str, Detector]
     zones: Mapping[str, tzinfo]
     fed: frozenset[LogSource] = frozenset(FED)
+    formats: CustomFormats = NO_FORMATS
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
     )
@@ -127,16 +146,19 @@ class _Tally:
             latest[name] = value
 
 
-def read_event(record: RawRecord, zone: tzinfo) -> tuple[Event, bool] | Rejected:
+def read_event(
+    record: RawRecord, zone: tzinfo, formats: CustomFormats = NO_FORMATS
+) -> tuple[Event, bool] | Rejected:
     """decode and normalise: the event and whether its bytes had to be repaired, or why not.
 
     A fault in either must neither stop the line nor lose the record, so it rejects it.
     """
     stage: Stage = "decode"
     try:
-        decoded = decode(record)
+        decoded = decode(record, formats.decoders)
         stage = "normalise"
-        return normalise(record, decoded, zone=zone), decoded.repaired
+        event = normalise(record, decoded, zone=zone, custom=formats.sources)
+        return event, decoded.repaired
     except DecodeError as error:
         return Rejected(record, "decode", str(error))
     except Exception as error:
@@ -148,11 +170,29 @@ def detect_event(event: Event, detectors: Mapping[str, Detector]) -> list[Detect
     return [found for detector in detectors.values() for found in detector.detect(event)]
 
 
+def describe_foreign_rule(detection: Detection) -> RuleInfo:
+    """What is known of a rule that is an external sensor's and not loaded here: what its detection
+    says. Without a document its hash is that of its name: with another title it is another."""
+    return RuleInfo(
+        id=detection.rule_id,
+        title=detection.title,
+        description="",
+        level=detection.level,
+        techniques=detection.techniques,
+        tactics=detection.tactics,
+        logsource=detection.logsource,
+        path="",
+        line=0,
+        hash=digest("foreign", detection.detector, detection.rule_id, detection.title),
+    )
+
+
 def judge_detection(detection: Detection, line: Line) -> tuple[Finding, bool]:
     """judge: the finding with the experts' first word, and whether a later one will follow."""
     key = finding_id(detection.detector, detection.rule_id, detection.event.id)
     try:
-        verdict, pending = line.judge.first_verdict(line.rules[detection.rule_id])
+        rule = line.rules.get(detection.rule_id) or describe_foreign_rule(detection)
+        verdict, pending = line.judge.first_verdict(rule)
     except Exception as error:  # an expert's fault takes nothing away: the finding goes out
         reason = f"fault: {type(error).__name__}: {error}"
         verdict, pending = Verdict("judge", "insufficient_data", 0.0, reason), False
@@ -181,7 +221,7 @@ def _read_record(
     """decode to detect for one record; why it could not be, or None."""
     seconds, timer = reader.seconds, reader.timer
     began = timer()
-    result = read_event(record, reader.zones[record.source])
+    result = read_event(record, reader.zones[record.source], reader.formats)
     read = timer()
     seconds["decode"] += read - began
     if isinstance(result, Rejected):
@@ -273,7 +313,10 @@ def _correlate(
         tally.reach(scope, "last_fired", detection.event.received)
     line.correlator.evict()
     change = line.correlator.changes()
-    rows = [_finding_row(finding, change.joined[finding.id], pending) for finding, pending in fresh]
+    rows = [
+        _finding_row(finding, change.joined[finding.id], pending, line.rules)
+        for finding, pending in fresh
+    ]
     messages: list[Outgoing] = []
     if line.sinks:
         newest = max((f.detection.event.received for f, _ in fresh), default=0.0)
@@ -310,16 +353,21 @@ def _flatten_counts(
     return {(scope, name): value for scope, row in values.items() for name, value in row.items()}
 
 
-def _finding_row(finding: Finding, incident: str, pending: bool) -> FindingRow:
+def _finding_row(
+    finding: Finding, incident: str, pending: bool, rules: Mapping[str, RuleInfo]
+) -> FindingRow:
     detection = finding.detection
+    rule = rules.get(detection.rule_id) or describe_foreign_rule(detection)
+    origin = render_origin(detection.event, rule)
     return FindingRow(
         id=finding.id,
         time=detection.event.time,
         level=LEVELS.index(detection.level),
         detector=detection.detector,
         rule_id=detection.rule_id,
-        body=render_finding(finding, incident),
+        body={**render_finding(finding, incident), **origin},
         pending=pending,
+        received=detection.event.received,
     )
 
 

@@ -21,6 +21,11 @@ def default_rules() -> Path:
     return packed if packed.is_dir() else _PACKAGE.parent / "rules"
 
 
+def own_rules() -> Path:
+    """The rules about the appliance itself, which no configuration replaces."""
+    return _PACKAGE / "own_rules"
+
+
 def shipped_manifest() -> Path:
     """The manifest of what models may be built from."""
     packed = _PACKAGE / "defaults" / "models" / "manifest.json"

@@ -22,9 +22,11 @@ import msgspec
 from appliance.assembly import (
     Experts,
     build_detectors,
+    build_formats,
     build_judge,
     correlation_limits,
     index_rules,
+    list_fed,
     load_rule_set,
     open_experts,
 )
@@ -178,7 +180,8 @@ def _scan(
     began: float,
 ) -> Scan:
     listing = list_files(paths, folder)
-    rules = load_rule_set(config.rules)
+    formats = build_formats(config)
+    rules = load_rule_set(config.rules, formats)
     experts = open_experts(config)
     unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
     store = Store(folder / "scan.db", limits=unbounded, durable=False)
@@ -186,7 +189,9 @@ def _scan(
         experts.encoder.start()
     detectors = build_detectors(rules)
     judge = build_judge(experts, {}, config)
-    reader = Reader(detectors=detectors, zones={SOURCE: ZoneInfo("UTC")})
+    reader = Reader(
+        detectors=detectors, zones={SOURCE: ZoneInfo("UTC")}, fed=list_fed(formats), formats=formats
+    )
     line = Line(
         rules=index_rules(detectors),
         judge=judge,

@@ -23,8 +23,11 @@ VerdictLabel = Literal["true_positive", "suspicious", "benign", "insufficient_da
 #: What an operator may say that a source's records are; "auto" looks at each.
 RECORD_FORMATS: Final = (
     "auto", "json", "syslog3164", "syslog5424", "text",
-    "auditd", "zeek", "w3c", "access", "squid", "bind", "unbound", "netfilter", "cef", "leef",
+    "auditd", "zeek", "w3c", "access", "access_error", "squid", "bind", "unbound", "netfilter",
+    "cef", "leef",
 )  # fmt: skip
+#: Name of the source of what the appliance says of itself: its canary, its sources' troubles.
+OWN_SOURCE: Final = "appliance"
 Stage = Literal["source", "decode", "normalise", "detect"]
 
 #: Fields of one view, under Sigma taxonomy names. Values: str, int, float, bool, None or list.
@@ -257,7 +260,7 @@ class Rejected(msgspec.Struct, frozen=True):
         return self.record.truncated or len(self.record.data)
 
 
-MessageKind = Literal["finding", "update", "incident", "heartbeat"]
+MessageKind = Literal["finding", "update", "incident", "heartbeat", "test"]
 
 
 class Message(msgspec.Struct, frozen=True):

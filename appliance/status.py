@@ -4,13 +4,29 @@
 when that is nothing.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from appliance.config import Config
 from appliance.errors import StoreError
+from appliance.normalise import feeds, matches
+from appliance.schema import LogSource, RuleInfo
 from appliance.store import Store
 
-SOURCE_COUNTS = ("seen", "decoded", "rejected", "unmapped", "repaired", "evaluated", "findings")
+#: Why rows of a table went: over its cap in rows, too old, over the database's cap in bytes.
+_WHY_GONE = ("over_cap", "expired", "over_bytes")
+SOURCE_COUNTS = (
+    "seen",
+    "decoded",
+    "rejected",
+    "unmapped",
+    "repaired",
+    "evaluated",
+    "findings",
+    "untimed",
+    "ahead",
+    "late",
+)
 
 
 def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +45,7 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
         name: {
             "depth": sizes[name],
             "cap": cap,
-            "dropped": int(over.get(f"{name}_over_cap", 0)),
+            "dropped": sum(int(over.get(f"{name}_{why}", 0)) for why in _WHY_GONE),
         }
         for name, cap in caps.items()
     }
@@ -49,10 +65,44 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
             for scope, values in counts.items()
             if scope.startswith("level:")
         },
+        "rules": {**live.get("rules", {}), **_sum_up_rules(counts)},
         "queues": {**live.get("queues", {}), **tables},
         "sinks": [{**row, **facts.get(row["name"], {})} for row in store.sinks()],
         "last_findings": store.finding_bodies(limit=5),
     }
+
+
+def _sum_up_rules(counts: dict[str, dict[str, float]]) -> dict[str, int]:
+    """How many rules have fired, ever."""
+    fired = [key for key, row in counts.items() if key.startswith("rule:") and row.get("fired")]
+    return {"fired": len(fired)}
+
+
+def list_rule_rows(
+    rules: Iterable[RuleInfo], counts: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """The ledger of every rule: id, title, level, whether anything feeds it, on how many views of
+    events it was evaluated, how often it fired and when last (epoch seconds, None: never)."""
+    views = {
+        LogSource(*(None if part == "-" else part for part in name.split("/"))): int(count)
+        for name, count in counts.get("logsource", {}).items()
+        if name.count("/") == 2
+    }
+    rows = []
+    for rule in rules:
+        fired = counts.get(f"rule:{rule.id}", {})
+        rows.append(
+            {
+                "id": rule.id,
+                "title": rule.title,
+                "level": rule.level,
+                "fed": feeds(rule.logsource) is None,
+                "evaluated": sum(n for view, n in views.items() if matches(rule.logsource, view)),
+                "fired": int(fired.get("fired", 0)),
+                "last_fired": fired.get("last_fired"),
+            }
+        )
+    return rows
 
 
 def _source_row(
@@ -64,6 +114,8 @@ def _source_row(
     row["last_event"] = values.get("last_event")
     row["last_received"] = values.get("last_received")
     row.update(live.get("sources", {}).get(name, {}))
+    # What never became a record: datagrams that the kernel or a full spool dropped, ever.
+    row["dropped"] = int(values.get("dropped", 0))
     return row
 
 

@@ -8,6 +8,7 @@ commit left it, and the sources go on behind the records of that commit.
 """
 
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,17 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         rule_hash TEXT NOT NULL, base_hash TEXT NOT NULL, body BLOB NOT NULL,
         PRIMARY KEY (rule_hash, base_hash)) WITHOUT ROWID;
     """,
+    # When a finding's record came in (of older ones only known: no later than the newest), the
+    # outbox row of its first message (0: not known), and from which row on a sink has been told.
+    """
+    ALTER TABLE findings ADD COLUMN received REAL NOT NULL DEFAULT 0;
+    ALTER TABLE findings ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sinks ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
+    UPDATE findings SET received =
+        COALESCE((SELECT MAX(value) FROM counts WHERE name = 'last_received'), time);
+    CREATE INDEX findings_received ON findings (received);
+    CREATE INDEX rejected_received ON rejected (received);
+    """,
 )
 
 
@@ -82,8 +94,22 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 LARGEST_INTEGER: Final = (1 << 63) - 1
 
 
+#: Rows that one look at age and size deletes at the most: no commit takes long for it.
+EXPIRE_ROWS: Final = 1000
+#: Seconds between two such looks, and when the last one left something to do.
+EXPIRE_SECONDS: Final = 60.0
+EXPIRE_AGAIN_SECONDS: Final = 1.0
+#: Test messages whose place in the outbox is remembered.
+MOST_TESTS: Final = 100
+
+
 class StoreLimits(msgspec.Struct, frozen=True):
-    """Rows kept of each growing table, and bytes kept of each rejected record."""
+    """Rows kept of each growing table, and bytes kept of each rejected record.
+
+    `findings_seconds` and `rejected_seconds` say how long a row is kept after its record came in,
+    `store_bytes` how large the database may grow (0: no limit). These three are looked at once in
+    EXPIRE_SECONDS, a bounded number of rows each time.
+    """
 
     findings: int = 1_000_000
     incidents: int = 100_000
@@ -91,11 +117,15 @@ class StoreLimits(msgspec.Struct, frozen=True):
     rejected_bytes: int = 1 << 16
     outbox: int = 100_000
     verdicts: int = 50_000
+    findings_seconds: float = 0.0
+    rejected_seconds: float = 0.0
+    store_bytes: int = 0
 
 
 class FindingRow(msgspec.Struct, frozen=True):
     """A finding as stored: what is searched, and the body that readers get. `level` is the index
-    in schema.LEVELS; `pending` says that an expert has not answered yet."""
+    in schema.LEVELS; `pending` says that an expert has not answered yet; `received` is when its
+    record came in (0: taken to be `time`)."""
 
     id: str
     time: float
@@ -104,6 +134,30 @@ class FindingRow(msgspec.Struct, frozen=True):
     rule_id: str
     body: Row
     pending: bool = False
+    received: float = 0.0
+
+
+class SinkProgress(msgspec.Struct, frozen=True):
+    """How far a sink has come in the outbox: it was told of rows behind `began` (0 where that was
+    not kept) and has passed all up to `seq`; `delivered` and `lost` count messages."""
+
+    name: str
+    began: int
+    seq: int
+    delivered: int
+    lost: int
+
+
+class FindingDelivery(msgspec.Struct, frozen=True):
+    """A finding's way out. `received` is when its record came in (epoch seconds), `seq` the outbox
+    row of its first message (0: there was none, or it was not kept), `pending` says that an expert
+    has not answered, `waiting` are its messages still in the outbox as (row, kind)."""
+
+    received: float
+    seq: int
+    pending: bool
+    waiting: tuple[tuple[int, MessageKind], ...]
+    sinks: tuple[SinkProgress, ...]
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -148,6 +202,8 @@ class Store:
         self._limits = limits or StoreLimits()
         self._on_step = on_step
         self._lock = threading.RLock()
+        self._expire_at = -math.inf
+        self._test_seqs: dict[str, int] = {}
         with _store_errors(path):
             self._db = _connect(path, read_only=read_only)
             try:
@@ -162,6 +218,11 @@ class Store:
         """Close the database; another may open it at once."""
         with self._lock:
             self._db.close()
+
+    def set_limits(self, limits: StoreLimits) -> None:
+        """Go on with other caps: what is over them goes with the next batches."""
+        with self._lock:
+            self._limits = limits
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -191,10 +252,12 @@ class Store:
             _put_checkpoints(db, batch.checkpoints)
             self._on_step("store.checkpoints.after")
             joined = batch.correlation.joined
+            seqs = _number_messages(db, batch.messages)
+            self._remember_tests(batch.messages, seqs)
             db.executemany(
                 "INSERT OR IGNORE INTO findings"
-                " (id, time, level, detector, rule_id, incident, pending, body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                " (id, time, level, detector, rule_id, incident, pending, body, received, seq)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         f.id,
@@ -205,6 +268,8 @@ class Store:
                         joined[f.id],
                         f.pending,
                         _dump(f.body),
+                        _storable(f.received or f.time),
+                        seqs.get(f.id, 0),
                     )
                     for f in batch.findings
                 ],
@@ -215,6 +280,25 @@ class Store:
             _put_messages(db, batch.messages)
             _put_counts(db, batch)
             self._trim(db, batch)
+            newest = [time for (_, name), time in batch.latest.items() if name == "last_received"]
+            if newest and (math.isfinite(now := max(newest))):
+                self._expire(db, now)
+
+    def _remember_tests(self, messages: Sequence[Outgoing], seqs: Mapping[str, int]) -> None:
+        """Where test messages went: once every sink has one, the outbox no longer tells."""
+        for message in messages:
+            if message.kind == "test":
+                self._test_seqs[message.id] = seqs[message.id]
+        while len(self._test_seqs) > MOST_TESTS:
+            del self._test_seqs[next(iter(self._test_seqs))]
+
+    def expire(self, now: float) -> None:
+        """Forget what is too old at `now` (epoch seconds) or too much, when a look is due; does at
+        most EXPIRE_ROWS rows of each kind. Batches that bring records do the same by themselves."""
+        with self._lock:
+            if not self._expire_at - EXPIRE_SECONDS <= now < self._expire_at:
+                with self._writing() as db:
+                    self._expire(db, now)
 
     def update_findings(self, bodies: Mapping[str, Row], messages: Sequence[Outgoing]) -> None:
         """The experts' later word: into the stored findings and to the sinks in one transaction."""
@@ -252,9 +336,10 @@ class Store:
             db.execute(f"DELETE FROM sinks WHERE name NOT IN ({marks})", tuple(names))  # noqa: S608
             for name in names:
                 db.execute(
-                    "INSERT OR IGNORE INTO sinks SELECT ?, "
-                    "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0), "
-                    "0, '', 0, 0",
+                    "INSERT OR IGNORE INTO sinks (name, seq, length, identity, delivered, lost,"
+                    " began) SELECT ?, seq, 0, '', 0, 0, seq FROM"
+                    " (SELECT COALESCE(MAX(seq), 0) AS seq FROM sqlite_sequence"
+                    " WHERE name = 'outbox')",
                     (name,),
                 )
             _drop_delivered(db)
@@ -288,6 +373,41 @@ class Store:
                 _add_count(db, "store", f"{table}_over_cap", gone)
         if batch.correlation.incidents:
             self._trim_incidents(db)
+
+    def _expire(self, db: sqlite3.Connection, now: float) -> None:
+        """Age and size, when a look is due: rows whose record came in too long ago, then, while the
+        database holds too many bytes, the oldest rejected, then the oldest findings. Incidents
+        stay, also where their findings go. What goes is counted."""
+        # A clock that was set back must not put the next look off by as much.
+        if self._expire_at - EXPIRE_SECONDS <= now < self._expire_at:
+            return
+        limits = self._limits
+        full = False
+        for table, seconds in (
+            ("rejected", limits.rejected_seconds),
+            ("findings", limits.findings_seconds),
+        ):
+            if seconds > 0:
+                gone = db.execute(
+                    f"DELETE FROM {table} WHERE number IN (SELECT number FROM {table}"  # noqa: S608
+                    " WHERE received < ? ORDER BY received LIMIT ?)",
+                    (now - seconds, EXPIRE_ROWS),
+                ).rowcount
+                full = full or gone == EXPIRE_ROWS
+                if gone:
+                    _add_count(db, "store", f"{table}_expired", gone)
+        if limits.store_bytes and _used_bytes(db) > limits.store_bytes:
+            full = True
+            for table in ("rejected", "findings"):
+                gone = db.execute(
+                    f"DELETE FROM {table} WHERE number IN"  # noqa: S608
+                    f" (SELECT number FROM {table} ORDER BY number LIMIT ?)",
+                    (EXPIRE_ROWS,),
+                ).rowcount
+                if gone:
+                    _add_count(db, "store", f"{table}_over_bytes", gone)
+                    break
+        self._expire_at = now + (EXPIRE_AGAIN_SECONDS if full else EXPIRE_SECONDS)
 
     def _trim_incidents(self, db: sqlite3.Connection) -> None:
         """Forget the incidents (and ids merged into others) untouched for longest: every write
@@ -430,6 +550,40 @@ class Store:
                 (rule_id, limit),
             ).fetchall()
         return [_finding_body(*row) for row in rows]
+
+    def delivered(self, key: str) -> dict[str, bool]:
+        """For each sink, whether it has passed every message with this id. False for all of them
+        while no message with the id was put into the outbox, or none is known of."""
+        with self._reading() as db:
+            row = db.execute("SELECT MAX(seq) FROM outbox WHERE id = ?", (key,)).fetchone()
+            last = row[0]
+            if last is None:  # every sink has it, or it never was there
+                found = db.execute("SELECT seq FROM findings WHERE id = ?", (key,)).fetchone()
+                last = found[0] if found is not None and found[0] else self._test_seqs.get(key)
+            sinks = db.execute("SELECT name, seq FROM sinks ORDER BY name").fetchall()
+        return {name: last is not None and seq >= last for name, seq in sinks}
+
+    def finding_delivery(self, key: str) -> FindingDelivery | None:
+        """What is known of a finding's way out, or None when there is no such finding."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT received, seq, pending FROM findings WHERE id = ?", (key,)
+            ).fetchone()
+            if row is None:
+                return None
+            waiting = db.execute(
+                "SELECT seq, kind FROM outbox WHERE id = ? ORDER BY seq", (key,)
+            ).fetchall()
+            sinks = db.execute(
+                "SELECT name, began, seq, delivered, lost FROM sinks ORDER BY name"
+            ).fetchall()
+        return FindingDelivery(
+            received=row[0],
+            seq=row[1],
+            pending=bool(row[2]),
+            waiting=tuple(waiting),
+            sinks=tuple(SinkProgress(*sink) for sink in sinks),
+        )
 
     def findings_by_ids(self, ids: Sequence[str]) -> dict[str, Row]:
         """Bodies of these findings (those that exist), by id."""
@@ -710,6 +864,24 @@ def _put_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     )
 
 
+def _number_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> dict[str, int]:
+    """The outbox rows that the findings and tests among these messages are going to have, by id:
+    within a transaction AUTOINCREMENT gives one number after another."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+    first = (row[0] if row else 0) + 1
+    return {
+        m.id: first + place for place, m in enumerate(messages) if m.kind in ("finding", "test")
+    }
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    """Bytes of the database that hold something: freed pages are used again before it grows."""
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)
+
+
 def _put_counts(db: sqlite3.Connection, batch: Batch) -> None:
     for (scope, name), value in batch.counts.items():
         _add_count(db, scope, name, value)
@@ -732,3 +904,221 @@ def _add_count(db: sqlite3.Connection, scope: str, name: str, value: float) -> N
         " DO UPDATE SET value = value + excluded.value",
         (scope, name, value),
     )
+
+
+# -- looking after the database as a file ----------------------------------------------------------
+
+#: Complaints of SQLite's own check that are kept.
+MOST_PROBLEMS: Final = 20
+#: What a backup must hold to be a store.
+_TABLES: Final = frozenset(
+    {"checkpoints", "counts", "findings", "incidents", "links", "outbox", "rejected", "sinks"}
+)
+#: Tables whose rows have a time, with the column that tells it.
+_TIMES: Final = {"findings": "time", "incidents": "last_seen", "rejected": "received"}
+
+
+class StoreFacts(msgspec.Struct, frozen=True):
+    """A store as a file. Sizes in bytes: `file_bytes` of the database, `wal_bytes` of its
+    write-ahead log, `free_bytes` of pages that will be used again. `problems` is what SQLite's
+    quick_check says, empty when it says ok; `oldest` and `newest` are epoch seconds by table;
+    `counts` are the store's own, among them what it let go, and why."""
+
+    path: str
+    schema: int
+    known_schema: int
+    file_bytes: int
+    wal_bytes: int
+    used_bytes: int
+    free_bytes: int
+    page_bytes: int
+    problems: tuple[str, ...]
+    rows: dict[str, int]
+    oldest: dict[str, float | None]
+    newest: dict[str, float | None]
+    counts: dict[str, float]
+
+
+def inspect_store(path: Path) -> StoreFacts:
+    """Look at the database, read-only, whatever its schema. Raises StoreError when it can't be
+    opened or is no database at all."""
+    with _store_errors(path), _opened(path) as db:
+        names = _list_tables(db)
+        rows = {t: _count_rows(db, t) for t in sorted(names & _TABLES)}
+        ranges = {
+            table: db.execute(f"SELECT MIN({name}), MAX({name}) FROM {table}").fetchone()  # noqa: S608
+            for table, name in _TIMES.items()
+            if table in names
+        }
+        (page,) = db.execute("PRAGMA page_size").fetchone()
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        return StoreFacts(
+            path=str(path),
+            schema=_read_schema(db),
+            known_schema=len(MIGRATIONS),
+            file_bytes=_size_of(path),
+            wal_bytes=_size_of(_beside(path, "-wal")),
+            used_bytes=_used_bytes(db),
+            free_bytes=free * page,
+            page_bytes=page,
+            problems=tuple(_check_database(db)),
+            rows=rows,
+            oldest={table: first for table, (first, _) in ranges.items()},
+            newest={table: last for table, (_, last) in ranges.items()},
+            counts=dict(
+                db.execute("SELECT name, value FROM counts WHERE scope = 'store'").fetchall()
+                if "counts" in names
+                else []
+            ),
+        )
+
+
+def backup_store(path: Path, target: Path) -> StoreFacts:
+    """A consistent copy of the database in one file, also while a daemon writes to it.
+
+    Written under another name, checked, fsynced, then renamed over `target`; readable by the
+    owner alone. Raises StoreError when it can't be copied or the copy is not sound, OSError when
+    the target's folder takes nothing.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    fresh.unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        _copy_database(path, fresh)
+        facts = inspect_store(fresh)
+        if reason := _find_fault(facts, fresh):
+            raise StoreError(f"{path}: the copy is not sound: {reason}")
+        _sync(fresh)
+        fresh.replace(target)
+        _sync(target.parent)
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            _beside(fresh, suffix).unlink(missing_ok=True)
+    return msgspec.structs.replace(facts, path=str(target))
+
+
+def restore_store(backup: Path, path: Path, kept: Path) -> StoreFacts:
+    """Put a backup in the place of the database, which must not be in use.
+
+    The backup is checked first and copied beside the database; what was there is kept as `kept`.
+    Sinks go on with what the backup has, but files are not cut to the length it knows: what was
+    written to them since stays. Raises StoreError (nothing is changed then), OSError.
+    """
+    if reason := _find_fault(inspect_store(backup), backup):
+        raise StoreError(f"{backup}: {reason}")
+    fresh = path.with_name(f".{path.name}.restoring")
+    fresh.unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    try:
+        _copy_database(backup, fresh)
+        with _store_errors(fresh), _opened(fresh, mode="rw") as db:
+            db.execute("UPDATE sinks SET length = 0, identity = ''")
+        facts = inspect_store(fresh)
+        if reason := _find_fault(facts, fresh):
+            raise StoreError(f"{backup}: the copy is not sound: {reason}")
+        _sync(fresh)
+        _put_aside(path, kept)
+        fresh.replace(path)
+        _sync(path.parent)
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            _beside(fresh, suffix).unlink(missing_ok=True)
+    return msgspec.structs.replace(facts, path=str(path))
+
+
+def vacuum_store(path: Path) -> tuple[int, int]:
+    """Write the database anew without its free pages; it must not be in use. Gives its size in
+    bytes before and after. Raises StoreError (the disk needs as much room again)."""
+    with _store_errors(path), _opened(path, mode="rw") as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = _size_of(path)
+        db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before, _size_of(path)
+
+
+@contextmanager
+def _opened(path: Path, *, mode: str = "ro") -> Iterator[sqlite3.Connection]:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """All of it in one step, which one read transaction sees: in pieces, a daemon that writes
+    meanwhile would have it begin anew each time."""
+    with _store_errors(source), _opened(source) as db, _opened(target, mode="rw") as copy:
+        db.backup(copy)
+        # One file and not three: WAL is turned on again by the next daemon.
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _find_fault(facts: StoreFacts, path: Path) -> str:
+    """Why a database is no store to go on with; empty when it is one."""
+    if facts.problems:
+        return f"damaged: {facts.problems[0]}"
+    if not 0 < facts.schema <= facts.known_schema:
+        return f"has schema {facts.schema}; this version knows 1 to {facts.known_schema}"
+    if missing := _TABLES - facts.rows.keys():
+        return f"is no store: it has no table {min(missing)}"
+    with _store_errors(path), _opened(path) as db:
+        # Ours has none: SQL that came with a file would run at our next write.
+        foreign = db.execute(
+            "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') LIMIT 1"
+        ).fetchone()
+    return "" if foreign is None else f"holds a trigger or view: {foreign[0]}"
+
+
+def _put_aside(path: Path, kept: Path) -> None:
+    """The database under another name, with its log folded in where it can be, else beside it."""
+    if path.exists():
+        try:
+            with _opened(path, mode="rw") as db:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # it may be damaged, which is why it is replaced
+        path.replace(kept)
+    log = _beside(path, "-wal")
+    if log.exists():
+        log.replace(_beside(kept, "-wal"))
+    _beside(path, "-shm").unlink(missing_ok=True)
+
+
+def _check_database(db: sqlite3.Connection) -> list[str]:
+    rows = db.execute(f"PRAGMA quick_check({MOST_PROBLEMS})").fetchall()
+    return [] if rows == [("ok",)] else [str(row[0]) for row in rows]
+
+
+def _list_tables(db: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _count_rows(db: sqlite3.Connection, table: str) -> int:
+    return int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608
+
+
+def _read_schema(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or a folder's renames, survive a power cut. Raises OSError."""
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from appliance.errors import ApplianceError
-from benchmarks import latency, scan_speed, start_up
+from benchmarks import endurance, latency, listener, scan_speed, start_up, workers
 from benchmarks.figures import Report
 
 
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     module.NAME: Part(module.TEXT, module.add_options, module.measure)
-    for module in (scan_speed, start_up, latency)
+    for module in (scan_speed, start_up, latency, workers, endurance, listener)
 }
 
 
@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"parts:\n{parts}\n\nby itself: python -m benchmarks.knowledge_floor --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="all of them when none is named")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="all but endurance when none is named"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all figures as JSON")
     for part in PARTS.values():
         part.add_options(parser)
@@ -85,7 +87,7 @@ def main() -> int:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     report = Report()
     failed = False
-    for name in options.parts or PARTS:
+    for name in options.parts or [name for name in PARTS if name != endurance.NAME]:
         with tempfile.TemporaryDirectory(prefix="appliance-bench-") as folder:
             try:
                 PARTS[name].measure(options, report, Path(folder))

@@ -12,16 +12,14 @@ from pathlib import Path
 from random import Random
 from typing import Final, TextIO
 
-from tests.demo.noise import draft_noise
 from tests.demo.plant import Draft, File, Machine, Pen
 from tests.demo.player import FILES
 from tests.demo.scenario import (
     LENGTH_S,
-    NOISE_EVENTS,
     SEED,
-    draft_jump_host,
-    draft_server,
-    draft_workstation,
+    begin_files,
+    draft_intrusion,
+    draft_ordinary,
     write_draft,
 )
 
@@ -32,7 +30,8 @@ FIRST_NUMBER: Final = 51_200
 
 @dataclass(frozen=True, slots=True)
 class PlantLogs:
-    """What was written: `lines` in all files, of which `attack` are steps that must be found."""
+    """What was written: `lines` in all files, an audit event counting as one, of which `attack` are
+    steps that must be found."""
 
     folder: Path
     lines: int
@@ -41,15 +40,17 @@ class PlantLogs:
 
 
 def write_plant_logs(folder: Path, lines: int, attack_every: int = 1) -> PlantLogs:
-    """Write whole rounds into the folder's three files until there are at least so many lines.
+    """Write whole rounds into the folder's files until there are at least so many records.
 
-    The files' last change is the last line's time, as auth.log's year is told by it.
+    The files' last change is the last record's time, as auth.log's year is told by it.
     """
     written = attack = number = 0
     numbers: dict[tuple[Machine, File], int] = {}
     handles: dict[str, TextIO] = {
         name: (folder / name).open("w", encoding="utf-8") for name in FILES
     }
+    for name, head in begin_files(START).items():
+        handles[name].write(head)
     try:
         while written < lines:
             start = START + number * LENGTH_S
@@ -71,9 +72,9 @@ def write_plant_logs(folder: Path, lines: int, attack_every: int = 1) -> PlantLo
 def draft_round(start: float, number: int, *, with_attack: bool) -> list[Draft]:
     """One play from `start` (epoch seconds), in order of time."""
     pen = Pen(start)
-    drafts = draft_noise(pen, Random(SEED + number), LENGTH_S, NOISE_EVENTS)
+    drafts = draft_ordinary(pen, Random(SEED + number))
     if with_attack:
-        drafts += draft_workstation(pen) + draft_server(pen) + draft_jump_host(pen)
+        drafts += draft_intrusion(pen)
     return sorted(drafts, key=lambda draft: draft.offset_s)
 
 

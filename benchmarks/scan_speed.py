@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--attack-every", type=int, default=1, metavar="N",
-        help="the synthetic intrusion in every N-th round of about 345 events (1)",
+        help="the synthetic intrusion in every N-th round of about 640 events (1)",
     )  # fmt: skip
     group.add_argument("--data", type=Path, metavar="DIR", help="scan these files too")
     group.add_argument(

@@ -63,6 +63,12 @@ missing_packages() {
     command -v "$python" >/dev/null || echo python3
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     { command -v cc && command -v c++ && command -v make; } >/dev/null || echo build-essential
+    # systemd-python is compiled: it needs these, and the interpreter's own headers.
+    command -v pkg-config >/dev/null || echo pkg-config
+    pkg-config --exists libsystemd 2>/dev/null || echo libsystemd-dev
+    "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+        2>/dev/null || echo python3-dev
 }
 
 install_system_packages() {

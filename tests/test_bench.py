@@ -338,3 +338,31 @@ def test_switched_off_says_why_and_promises_nothing(expert: FakeExpert) -> None:
         make_verdict("switched off", expert="tags"),
         False,
     )
+
+
+def test_the_memory_of_verdicts_has_a_cap(start: Benches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.judge.bench.MAX_VERDICTS", 3)
+    bench = start(known={f"h{n}": make_verdict(f"v{n}") for n in range(5)})
+    assert bench.describe()["verdicts_known"] == 3
+    for name in ("a", "b"):
+        assert bench.first_verdict(make_rule(name))[1]
+        assert [answer.rule.id for answer in collect(bench, 1)] == [name]
+        assert bench.describe()["verdicts_known"] == 3
+    assert bench.first_verdict(make_rule("a")) == (make_verdict("full a"), False)
+
+
+def test_a_flood_of_rules_that_were_not_loaded_is_judged_by_tags(
+    start: Benches, expert: FakeExpert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.judge.bench.MAX_WAITING", 2)
+    expert.gate.clear()
+    bench = start(cap=1)
+    pending = [bench.first_verdict(make_rule(f"r{n}"))[1] for n in range(5)]
+    assert pending == [True, True, True, False, False]
+    assert bench.first_verdict(make_rule("r2"))[1]  # waits already
+    facts = bench.describe()
+    assert (facts["queue"], facts["left_out"]) == (3, 2)
+    expert.gate.set()
+    assert {answer.rule.id for answer in collect(bench, 3)} == {"r0", "r1", "r2"}
+    assert bench.first_verdict(make_rule("r4"))[1]  # there is room again
+    assert [answer.rule.id for answer in collect(bench, 1)] == ["r4"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Config, Limits, load_config, parse_config
-from appliance.daemon import open_sink
+from appliance.config import Config, FilesSource, Limits, load_config, parse_config
+from appliance.engine import open_sink
 from appliance.errors import ConfigError
 from appliance.schema import ignore_step
 
@@ -43,7 +43,9 @@ def problems(text: str) -> list[str]:
 def test_a_good_one(tmp_path: Path) -> None:
     config = parse_config(GOOD.format(folder=tmp_path), "a.yaml")
     assert [s.name for s in config.sources] == ["sysmon", "auth"]
-    assert config.sources[1].start_at == "end"
+    auth = config.sources[1]
+    assert isinstance(auth, FilesSource)
+    assert auth.start_at == "end"
     assert [s.name for s in config.sinks] == ["siem", "v6", "out"]
     assert config.correlate.window_seconds == 600.0
     assert config.limits.record_bytes == 4096

@@ -46,6 +46,7 @@ class Box:
         self.log = folder / "auth.log"
         self.out = folder / "findings.jsonl"
         self.config = Config(
+            heartbeat=0.0,
             state_dir=str(folder / "state"),
             model=False,
             knowledge_dir=str(folder),
@@ -79,7 +80,8 @@ class Box:
     def findings(self) -> list[dict[str, Any]]:
         if not self.out.exists():
             return []
-        return [json.loads(line) for line in self.out.read_bytes().splitlines()]
+        rows = [json.loads(line) for line in self.out.read_bytes().splitlines()]
+        return [row for row in rows if row["kind"] != "heartbeat"]
 
     def ask(self) -> dict[str, Any]:
         answer = ask_daemon(self.config.control_path, {"ask": "status"})

@@ -13,12 +13,14 @@ from appliance.decode import FORMATS, decode, detect_format, text
 from appliance.decode.json_object import MAX_BYTES, MAX_DEPTH
 from appliance.decode.syslog5424 import MAX_ELEMENTS, MAX_PARAMS, REST
 from appliance.errors import DecodeError
-from appliance.schema import Cursor, RawRecord
+from appliance.schema import RECORD_FORMATS, Cursor, RawRecord
 
 SAMPLES = Path(__file__).parent / "samples" / "decode"
 
 
-def make_record(data: bytes, format_name: str = "auto", truncated: int = 0) -> RawRecord:
+def make_record(
+    data: bytes, format_name: str = "auto", truncated: int = 0, header: bytes = b""
+) -> RawRecord:
     cursor = Cursor("test", "sample.log", 0, len(data))
     return RawRecord(
         data=data,
@@ -29,6 +31,7 @@ def make_record(data: bytes, format_name: str = "auto", truncated: int = 0) -> R
         received=1_790_000_000.0,
         format=format_name,
         truncated=truncated,
+        header=header,
     )
 
 
@@ -48,7 +51,8 @@ def encode_line(sample: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize(("format_name", "sample"), load_samples())
 def test_sample(format_name: str, sample: dict[str, Any]) -> None:
-    record = make_record(encode_line(sample), sample.get("format", "auto"))
+    header = str(sample.get("header", "")).encode()
+    record = make_record(encode_line(sample), sample.get("format", "auto"), header=header)
     if "reject" in sample:
         with pytest.raises(DecodeError, match=re.escape(sample["reject"])):
             decode(record)
@@ -233,3 +237,7 @@ def test_application_log_is_not_taken_for_syslog(line: bytes) -> None:
 @pytest.mark.timeout(5)
 def test_long_hostile_line_is_read_in_time(data: bytes) -> None:
     assert decode(make_record(data)).fields
+
+
+def test_every_format_but_the_two_of_sources_can_be_configured() -> None:
+    assert set(RECORD_FORMATS) == {"auto", *FORMATS} - {"evtx", "journal"}

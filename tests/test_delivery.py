@@ -302,6 +302,7 @@ def test_a_fault_in_the_sink_is_said_and_does_not_end_the_thread(scene: Scene) -
 def test_describe_names_what_the_sink_is(scene: Scene) -> None:
     assert scene.delivery.describe() == {
         "type": "fake", "target": "nowhere", "acknowledged": True, "connected": True, "error": "",
+        "refused": 0,
     }  # fmt: skip
 
 

@@ -108,9 +108,9 @@ def test_cut_and_grown_again_with_the_same_beginning(tmp_path: Path) -> None:
     header = "#Fields: " + "f " * 200 + "\n"
     log.write_text(header + numbered(1, 40))
     reader = Reader(str(log))
-    assert len(reader.read()) == 41
+    assert len(reader.read()) == 40  # the header is no record
     log.write_text(header + numbered(101, 200))
-    assert len(reader.read()) == 101
+    assert len(reader.read()) == 100
 
 
 def test_copytruncate_under_a_pattern_that_takes_the_copy(tmp_path: Path) -> None:
@@ -147,9 +147,9 @@ def test_files_that_only_begin_alike_are_read_whole(tmp_path: Path) -> None:
     header = "#Fields: " + "f " * 400 + "\n"
     (tmp_path / "a.log").write_text(header + numbered(1, 30))
     reader = Reader(str(tmp_path / "*.log"))
-    assert len(reader.read()) == 31
+    assert len(reader.read()) == 30
     (tmp_path / "b.log").write_text(header + numbered(101, 160))
-    assert len(reader.read()) == 61
+    assert len(reader.read()) == 60
 
 
 def test_moved_to_a_folder_that_no_pattern_names(tmp_path: Path) -> None:

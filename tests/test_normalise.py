@@ -590,6 +590,35 @@ SSHD_LINES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("message repeated 2 times: [ Failed password for ann from 203.0.113.9 port 4 ssh2]", {}),
     ("[ID 800047 auth.info] Failed none for <invalid username> from 203.0.113.9 port 4 ssh2", {}),
+    (
+        "Failed hostbased for ann from 203.0.113.9 port 4 ssh2: RSA aa:0b, client user "
+        '"ann from 198.51.100.1 port 9 ssh2", client host "pc"',
+        {"user": "ann", "result": "failure", "src_port": "4"},
+    ),
+    (
+        "Failed password for x from 198.51.100.1 port 2 ssh2: ruser y from 203.0.113.9 port 4 ssh2",
+        {"user": "x from 198.51.100.1 port 2 ssh2: ruser y", "src_port": "4"},
+    ),
+    (
+        "Disconnecting invalid user eve 203.0.113.9 port 4: Change of username or service not "
+        "allowed: (eve,ssh-connection) -> (a 198.51.100.1 port 2,ssh-connection) [preauth]",
+        {"result": "failure", "src_port": "4"},
+    ),
+    (
+        "Timeout before authentication for connection from 203.0.113.9 to 192.0.2.1, pid = 7",
+        {"result": None},
+    ),
+    ("refused connect from ann@198.51.100.1 (203.0.113.9)", {"result": "failure"}),
+    (
+        "ssh_dispatch_run_fatal: Connection from 203.0.113.9 port 4: Broken pipe [preauth]",
+        {"src_port": "4"},
+    ),
+    ("Read error from remote host 203.0.113.9: Connection reset by peer", {"result": None}),
+    (
+        "Address 203.0.113.9 maps to a.example, but this does not map back to the address - "
+        "POSSIBLE BREAK-IN ATTEMPT!",
+        {"result": None},
+    ),
 ]
 
 
@@ -606,9 +635,24 @@ def test_sshd_line(message: str, expected: dict[str, Any]) -> None:
     assert event.time == RECEIVED - 3600
 
 
+#: Messages of sshd that name a user and no address.
+SSHD_USERS = [
+    ("Disconnecting: Too many authentication failures for eve [preauth]", "eve", "failure"),
+    ("input_userauth_request: invalid user eve [preauth]", "eve", "failure"),
+    ("subsystem request for netconf by user eve failed, subsystem not found", "eve", None),
+]
+
+
+@pytest.mark.parametrize(("message", "user", "result"), SSHD_USERS)
+def test_sshd_line_without_address(message: str, user: str, result: str | None) -> None:
+    fields = find_fields(read(f"Mar  1 11:00:00 bastion sshd[811]: {message}"), service="sshd")
+    assert (fields["user"], fields.get("result"), "src_ip" in fields) == (user, result, False)
+
+
 def test_every_sshd_form_has_a_line() -> None:
     messages = [
-        message.removeprefix("error: ").removeprefix("fatal: ") for message, _ in SSHD_LINES
+        message.removeprefix("error: ").removeprefix("fatal: ")
+        for message in ([line[0] for line in SSHD_LINES] + [line[0] for line in SSHD_USERS])
     ]
     for start, _, form in linux._SSHD:
         assert any(m.startswith(start) and form.match(m) for m in messages), form.pattern
@@ -736,9 +780,8 @@ def test_account_and_session_lines() -> None:
 
 def test_cisco_is_not_linux() -> None:
     event = read("<189>Mar  1 11:00:00 192.0.2.250: %SYS-5-CONFIG_I: x")
-    assert not event.mapped
     assert event.host == "192.0.2.250"
-    assert event.views[0].logsource == LogSource()
+    assert [view.logsource for view in event.views] == [LogSource("cisco", None, "ios")]
 
 
 @pytest.mark.parametrize(
@@ -746,7 +789,8 @@ def test_cisco_is_not_linux() -> None:
     ["%ASA-6-302013: Built", "%SYS-SW1-5-RESTART: x", " %SEC_LOGIN-5-LOGIN_SUCCESS: x"],
 )
 def test_cisco_forms(message: str) -> None:
-    assert not read(f"<189>Mar  1 11:00:00 router 1234: {message}").mapped
+    event = read(f"<189>Mar  1 11:00:00 router 1234: {message}")
+    assert not any(view.logsource.product == "linux" for view in event.views)
 
 
 @pytest.mark.parametrize(
@@ -1069,8 +1113,8 @@ def test_every_service_is_fed() -> None:
             "no source of this version produces product=aws service=cloudtrail",
         ),
         (
-            LogSource(product="linux", category="process_creation"),
-            "no source of this version produces product=linux category=process_creation",
+            LogSource(product="linux", category="registry_event"),
+            "no source of this version produces product=linux category=registry_event",
         ),
         (
             LogSource(product="windows", service="sshd"),

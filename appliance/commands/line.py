@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,22 +16,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from appliance.commands.settings import parse_level
 from appliance.config import Config, load_config
 from appliance.daemon import run_daemon
-from appliance.errors import Exit
+from appliance.errors import Exit, UsageError
 from appliance.places import CONFIG
 from appliance.report.scan_files import FORMATS, replace_file
 from appliance.scan import Scan, run_scan
-from appliance.schema import LEVELS
+from appliance.schema import LEVELS, RECORD_FORMATS
+from appliance.service import set_up_logging
 from appliance.view import View, clean, show_time
 
 
 def run(args: argparse.Namespace) -> Exit:
     """`appliance run`."""
-    config = load_config(Path(args.config or CONFIG))
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells how it was loaded
-    run_daemon(config)
+    path = Path(args.config or CONFIG)
+    config = load_config(path)
+    set_up_logging()
+    run_daemon(config, path)
     return Exit.DONE
 
 
@@ -79,6 +77,9 @@ def _scan(args: argparse.Namespace) -> Exit:
     if args.rules:
         config = replace(config, rules=tuple(args.rules))
     config = replace(config, model=config.model and not args.no_model)
+    known = (*RECORD_FORMATS, *(spec.name for spec in config.formats))
+    if args.input_format not in known:
+        raise UsageError(f"--input-format: {args.input_format!r} is none of {', '.join(known)}")
     done = _scan_with_progress(args, config)
     try:
         if args.out:

@@ -6,12 +6,14 @@ import time
 from contextlib import closing
 from typing import Any
 
+from appliance.assembly import build_formats, load_rule_set
 from appliance.commands.settings import open_store, parse_level, parse_since, read_config
+from appliance.config import Config
 from appliance.control import ask_daemon
 from appliance.emit.render import render_incident
 from appliance.errors import ApplianceError, Exit
 from appliance.schema import Incident
-from appliance.status import read_stopped_status
+from appliance.status import list_rule_rows, read_stopped_status
 from appliance.store import Store
 from appliance.view import View, clean, show_iso, show_time
 
@@ -21,37 +23,48 @@ Body = dict[str, Any]
 _SOURCE_TROUBLES = (
     ("bytes_unfinished", "bytes of a record whose end has not come"),
     ("repaired", "records held bytes that are no UTF-8"),
-    ("unreadable_files", "files or folders can't be read (see `appliance rejected`)"),
-    ("files_over_cap", "files are over the cap and not followed"),
+    ("untimed", "records told no time that can be believed; theirs is that of their receipt"),
     ("truncated_files", "files were cut in place"),
     ("vanished_files", "files vanished before they were opened"),
+    ("gaps", "gaps: entries were gone before they were read"),
+    ("refused", "senders were refused"),
 )
 
 
 def status(args: argparse.Namespace) -> Exit:
-    """`appliance status`: exit 4 when the daemon is not running (and shows what is stored)."""
+    """`appliance status`: exit 1 when something is not as it should be, 4 when the daemon is not
+    running (and shows what is stored)."""
     config = read_config(args)
     answer = ask_daemon(config.control_path, {"ask": "status"})
     facts = answer if answer is not None else read_stopped_status(config)
     view = View()
+    if args.rules:
+        facts["rule_rows"] = _list_rules(config)
     if args.json:
         view.json(facts)
     else:
         _print_status(view, facts)
-    return Exit.DONE if facts["running"] else Exit.NOT_RUNNING
+    if not facts["running"]:
+        return Exit.NOT_RUNNING
+    return Exit.FOUND_OR_FAILED if list_real(facts) else Exit.DONE
+
+
+def list_real(facts: Body) -> list[Body]:
+    """The troubles that make the appliance unhealthy."""
+    return [trouble for trouble in facts.get("troubles", []) if not trouble["notice"]]
+
+
+def _list_rules(config: Config) -> list[Body]:
+    """The ledger of the rules that the configuration names, from the store."""
+    with closing(open_store(config)) as store:
+        counts = store.counts()
+    loaded = load_rule_set(config.rules, build_formats(config))
+    return list_rule_rows((rule.info for rule in loaded.rules), counts)
 
 
 def _print_status(view: View, facts: Body) -> None:
-    if facts["running"]:
-        view.line(f"running since {show_time(facts['started'])} UTC, pid {facts['pid']}, "
-                  f"version {facts['version']} (said by the daemon)", "bold green")  # fmt: skip
-    else:
-        view.line("NOT RUNNING (said by the store, as the daemon left it)", "bold red")
-    if facts.get("store_error"):
-        view.line(
-            f"the store does not take what is found: {clean(facts['store_error'])}", "bold red"
-        )
-    columns = ["seen", "decoded", "rejected", "unmapped", "findings"]
+    _print_state(view, facts)
+    columns = ["seen", "decoded", "rejected", "dropped", "unmapped", "findings"]
     view.table(
         ["source", *columns[:-1], "found", "behind", "last event (UTC)"],
         [
@@ -70,26 +83,23 @@ def _print_status(view: View, facts: Body) -> None:
             if row.get(name):
                 view.line(f"source {clean(row['name'])}: {row[name]} {what}", "yellow")
     rules = facts.get("rules")
-    if rules:
+    if rules and facts["running"]:
         view.line(
-            f"rules: {rules['loaded']} loaded, {rules['refused']} refused; since the start "
-            f"{rules['met']} met an event of their log source, {rules['fired']} fired"
-        )
-    for rule, fault in facts.get("rule_errors", {}).items():
-        view.line(
-            f"rule {clean(rule)} failed {fault['count']} times: {clean(fault['reason'])}", "red"
+            f"rules: {rules['loaded']} loaded, {rules['refused']} refused, "
+            f"{rules['fired']} have fired"
         )
     fired = ", ".join(f"{name} fired {count}" for name, count in facts["detectors"].items())
     view.line(f"detectors: {fired or 'none has fired'}")
     _print_models(view, facts)
     view.table(
-        ["sink", "target", "delivered", "waiting", "lost", "state"],
+        ["sink", "target", "delivered", "waiting", "refused", "lost", "state"],
         [
             [
                 row["name"],
                 row.get("target", "-"),
                 row["delivered"],
                 row["waiting"],
+                row.get("refused", "-"),
                 row["lost"],
                 _describe_sink(row),
             ]
@@ -105,7 +115,54 @@ def _print_status(view: View, facts: Body) -> None:
         ],
         title="queues and tables",
     )
+    if "rule_rows" in facts:
+        _print_rules(view, facts["rule_rows"])
     _print_findings(view, facts["last_findings"], title="last findings")
+
+
+def _print_state(view: View, facts: Body) -> None:
+    """The first lines: how it is, in words, and what is wrong."""
+    if not facts["running"]:
+        view.line("NOT RUNNING (said by the store, as the daemon left it)", "bold red")
+        return
+    real = list_real(facts)
+    if real:
+        count = f"{len(real)} troubles" if len(real) > 1 else "1 trouble"
+        view.line(f"NOT HEALTHY: {count}", "bold red")
+    else:
+        view.line("HEALTHY: every source, sink and part is as it should be", "bold green")
+    for trouble in facts["troubles"]:
+        what = "notice: " if trouble["notice"] else ""
+        view.line(
+            f"  {what}{clean(trouble['part'])}: {clean(trouble['words'])} "
+            f"(since {show_time(trouble['since'])})",
+            "yellow" if trouble["notice"] else "red",
+        )
+    view.line(f"running since {show_time(facts['started'])} UTC, pid {facts['pid']}, "
+              f"version {facts['version']}")  # fmt: skip
+    for worker in facts["workers"]:
+        view.line(
+            f"worker {worker['number']}: pid {worker['pid'] or '-'}, "
+            f"{clean(', '.join(worker['sources']))}; started again {worker['restarts']} times"
+        )
+
+
+def _print_rules(view: View, rows: list[Body]) -> None:
+    view.table(
+        ["rule", "level", "fed", "evaluated", "fired", "last fired (UTC)"],
+        [
+            [
+                row["title"],
+                row["level"],
+                "yes" if row["fed"] else "NO",
+                row["evaluated"],
+                row["fired"],
+                show_time(row["last_fired"]),
+            ]
+            for row in rows
+        ],
+        title="rules",
+    )
 
 
 def _describe_sink(row: Body) -> str:
@@ -203,16 +260,22 @@ def incidents(args: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
+def find_one(store: Store, text: str) -> tuple[str, str]:
+    """("finding" or "incident", its full id) for an id or the beginning of one. Raises
+    ApplianceError when there is none, or several."""
+    matches = store.find_ids(text.lower())
+    if not matches:
+        raise ApplianceError(f"no finding or incident has an id that starts with {text!r}")
+    if len(matches) > 1:
+        ids = ", ".join(f"{kind} {key[:16]}" for kind, key in matches)
+        raise ApplianceError(f"{text!r} fits several: {ids}")
+    return matches[0]
+
+
 def show(args: argparse.Namespace) -> Exit:
     """`appliance show ID`: exit 1 when there is no such id, or several that start so."""
     with closing(open_store(read_config(args))) as store:
-        matches = store.find_ids(args.id.lower())
-        if not matches:
-            raise ApplianceError(f"no finding or incident has an id that starts with {args.id!r}")
-        if len(matches) > 1:
-            ids = ", ".join(f"{kind} {key[:16]}" for kind, key in matches)
-            raise ApplianceError(f"{args.id!r} fits several: {ids}")
-        kind, key = matches[0]
+        kind, key = find_one(store, args.id)
         if kind == "finding":
             _show_finding(args, store.findings_by_ids([key])[key])
         else:

@@ -21,13 +21,25 @@ _ZONE: Final = r"(?: ?(?:Z|UTC|GMT|[+-]\d\d:?\d\d))?"
 TIME_FORMS: Final = (
     rf"\d{{4}}[-/.]\d\d[-/.]\d\d[T ]{{1,2}}{_CLOCK}{_ZONE}",
     rf"{_MONTH} {{1,2}}\d{{1,2}}(?: \d{{4}})? {_CLOCK}",
-    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} {{1,2}}\d{{1,2}} {_CLOCK} \d{{4}}",
+    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) {_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}(?: [A-Z]{{3,4}})? "
+    rf"\d{{4}}",
     rf"\d{{1,2}}[/-]{_MONTH}[/-]\d{{4}}[: ]{_CLOCK}{_ZONE}",
     rf"\d{{8}}[- ]{_CLOCK}",
+    rf"\d\d-\d\d-\d{{4}} {_CLOCK}{_ZONE}",
+    rf"{_MONTH}-\d\d-\d\d {_CLOCK}",
+    rf"\d{{4}}:\d\d:\d\d-{_CLOCK}",
+    r"(?:\d{6} {1,2}|\d{4}-\d\d-\d\d {2})\d{1,2}:\d\d:\d\d",
+    rf"[A-Z]{{3,4}} {_MONTH} {{1,2}}\d{{1,2}} {_CLOCK}",
+    rf"\d\d-\d\d {_CLOCK}",
+    rf"L \d\d/\d\d/\d{{4}} - {_CLOCK}",
     r"@[0-9a-f]{24}",
     r"(?:0|[1-9]\d{0,2})?\d{9,10}(?:\.\d{1,9})?(?=[\s:\]])",
 )
-_LEADING: Final = re.compile(rf'[\s\["(<]{{0,4}}({"|".join(TIME_FORMS)})(?!\w|:\d)')
+#: In front of it: brackets, a level in angle brackets (Murmur), a thread's number (Domino).
+_LEADING: Final = re.compile(
+    r'(?:[\s\["(<]{0,4}|<[A-Z]>|\[[0-9A-F]{1,12}:[0-9A-F-]{1,32}\] {1,2})'
+    rf"({'|'.join(TIME_FORMS)})(?!\w|:\d)"
+)
 #: Combined log format: address, identity, user, [time] "request". The user is what the client says:
 #: the time is the last one before the request, where servers write the user's quotes escaped.
 _ACCESS: Final = re.compile(

@@ -16,10 +16,12 @@ from appliance.emit.text import HIDDEN, cap_text, show_surrogates
 from appliance.schema import (
     Citation,
     Entity,
+    Event,
     Finding,
     Incident,
     LogSource,
     MessageKind,
+    RuleInfo,
     Verdict,
     VerdictLabel,
 )
@@ -128,6 +130,31 @@ def render_finding(
     return body if kind is None else {"kind": kind, **body}
 
 
+def render_origin(event: Event, rule: RuleInfo) -> dict[str, Any]:
+    """What an auditor needs to go back from a finding to its record and its rule.
+
+    `event` gives the event's id, when the record came in (ISO 8601 UTC), the format it was read
+    as, its length in bytes, the name of its stream that went into the id, and whether a product's
+    normaliser knew it and its own time was read; `rule` where the rule stood, and its hash.
+    """
+    return {
+        "event": {
+            "id": event.id,
+            "received": render_time(event.received),
+            "format": cap_text(event.format, MAX_NAME),
+            "length": len(event.record.data),
+            "stream": cap_text(event.record.logical, MAX_PATH),
+            "mapped": event.mapped,
+            "time_known": event.time_known,
+        },
+        "rule": {
+            "path": cap_text(rule.path, MAX_PATH),
+            "line": rule.line,
+            "hash": cap_text(rule.hash, MAX_NAME),
+        },
+    }
+
+
 def render_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The part of a finding that the experts may still change: verdict, verdicts, citations."""
     return {
@@ -138,6 +165,10 @@ def render_verdicts(verdicts: Sequence[Verdict]) -> dict[str, Any]:
                 "label": verdict.label,
                 "confidence": verdict.confidence,
                 "reason": cap_text(verdict.reason, MAX_VALUE),
+                "citations": [
+                    cap_text(citation.id, MAX_NAME)
+                    for citation in verdict.citations[:MAX_CITATIONS]
+                ],
             }
             for verdict in verdicts[:MAX_VERDICTS]
         ],

@@ -12,7 +12,9 @@ import msgspec
 from appliance.errors import EmitError
 from appliance.schema import Message, MessageKind, SinkPosition
 
-ALL_KINDS: Final[frozenset[MessageKind]] = frozenset(("finding", "update", "incident"))
+ALL_KINDS: Final[frozenset[MessageKind]] = frozenset(
+    ("finding", "update", "incident", "heartbeat", "test")
+)
 
 
 class DeliveryFailed(EmitError):

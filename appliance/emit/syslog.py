@@ -1,8 +1,8 @@
 """On the way out, before the syslog transports: one outbox message as one RFC 5424 message.
 
 The format is RFC 5424, section 6: `<PRI>1 TIMESTAMP HOSTNAME APP-NAME PROCID MSGID [SD] MSG`. What
-a machine needs is in one structured data element, `finding@N` or `incident@N`; MSG is a sentence
-for people. Both carry the deterministic id to de-duplicate by.
+a machine needs is in one structured data element, `finding@N`, `incident@N`, `heartbeat@N` or
+`test@N`; MSG is a sentence for people. Both carry the id to de-duplicate by.
 
 Nothing that a log says can leave its quotation: controls, line separators, bidirectional controls
 and lone surrogates are made visible first, then quotes, backslashes and brackets are escaped
@@ -63,6 +63,25 @@ MESSAGE_IDS: Final[dict[MessageKind, str]] = {
     "finding": "FINDING",
     "update": "UPDATE",
     "incident": "INCIDENT",
+    "heartbeat": "HEARTBEAT",
+    "test": "TEST",
+}
+#: The structured data element of a kind (RFC 5424, section 6.3.2: at most 32 characters with the
+#: enterprise number).
+ELEMENTS: Final[dict[MessageKind, str]] = {
+    "finding": "finding",
+    "update": "finding",
+    "incident": "incident",
+    "heartbeat": "heartbeat",
+    "test": "test",
+}
+#: How the sentence of a kind begins, before the id.
+_OPENINGS: Final[dict[MessageKind, str]] = {
+    "finding": "Finding ",
+    "update": "Update of finding ",
+    "incident": "Incident ",
+    "heartbeat": "Heartbeat ",
+    "test": "Test message ",
 }
 #: Reserved for documentation (RFC 5612); an operator who has an enterprise number puts it here.
 DEFAULT_ENTERPRISE: Final = "32473"
@@ -76,6 +95,8 @@ LARGEST_LIMIT: Final = 1024 * 1024
 
 #: Bytes that a value keeps before a less important one is left out altogether.
 LEAST_VALUE: Final = 16
+#: Most parameters of a heartbeat: one for each total that its body gives.
+MOST_TOTALS: Final = 64
 CUT_MARK: Final = b"..."
 #: RFC 5424, section 6.4: a MSG in UTF-8 starts with it. A MSG in ASCII needs none.
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -86,6 +107,8 @@ MAX_SD_ID: Final = 32
 #: Length of the ids made by `appliance.schema.digest`.
 ID_LENGTH: Final = 32
 
+#: A parameter's name (RFC 5424, section 6.3.3): PRINTUSASCII without `=`, blank, `]` and `"`.
+_PARAMETER: Final = re.compile(r"[!#-<>-\[\^-~]{1,32}")
 _NOT_PRINTABLE: Final = re.compile(r"[^\x21-\x7e]")
 _SD_SPECIAL: Final = re.compile(r'(["\\\]])')
 
@@ -112,7 +135,7 @@ class SyslogProfile:
             raise ValueError(f"facility {self.facility!r} is unknown; known are {known}")
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", self.enterprise, re.ASCII):
             raise ValueError(f"enterprise {self.enterprise!r} is no enterprise number")
-        if len(f"incident@{self.enterprise}") > MAX_SD_ID:
+        if any(len(f"{name}@{self.enterprise}") > MAX_SD_ID for name in ELEMENTS.values()):
             raise ValueError(f"enterprise {self.enterprise!r} is too long")
         if not SMALLEST_LIMIT <= self.max_bytes <= LARGEST_LIMIT:
             raise ValueError(f"max_bytes must be {SMALLEST_LIMIT} to {LARGEST_LIMIT}")
@@ -158,17 +181,14 @@ def format_syslog(message: Message, profile: SyslogProfile) -> bytes:
     than those of this appliance can lengthen the message beyond the limit.) No byte of the
     result is below 0x20. Raises nothing, whatever the body holds.
     """
-    if message.kind == "incident":
-        values, sentence = _describe_incident(message.body)
-    else:
-        values, sentence = _describe_finding(message.body)
+    values, sentence = _DESCRIBE[message.kind](message.body)
     parts = [
         _Part(f' {name}="'.encode(), text[: profile.max_bytes], b'"', True)
         for name, text in values
         if text
     ]
     tail = _Part(b": ", sentence[: profile.max_bytes], b"", False)
-    severity = SEVERITIES.get(_text(message.body.get("level")), UNKNOWN_SEVERITY)
+    severity = _rate_message(message)
     stamp = render_time(message.time) or "-"
     opening, data_end, closing = _write_frame(message.kind, message.id, stamp, severity, profile)
     fixed = len(opening) + len(data_end) + len(b" ") + len(BYTE_ORDER_MARK) + len(closing)
@@ -211,10 +231,8 @@ def _write_frame(
         f" {clean_header(profile.hostname, MAX_HOSTNAME)} {APP_NAME}"
         f" {clean_header(profile.procid, MAX_PROCID)} {MESSAGE_IDS[kind]} "
     )
-    element = "incident" if kind == "incident" else "finding"
-    opening = f'{header}[{element}@{profile.enterprise} id="'.encode()
-    start = {"finding": "Finding ", "update": "Update of finding ", "incident": "Incident "}[kind]
-    spoken = _encode_text(start + identifier, in_data=False)
+    opening = f'{header}[{ELEMENTS[kind]}@{profile.enterprise} id="'.encode()
+    spoken = _encode_text(_OPENINGS[kind] + identifier, in_data=False)
     return opening + _encode_text(identifier, in_data=True) + b'"', b"]", spoken
 
 
@@ -276,9 +294,52 @@ def _describe_incident(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str
     return values, f"{level}, {status}, findings {count}: {_text(body.get('title'))}"
 
 
+def _describe_heartbeat(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """`healthy`, then everything else that the body gives, in its order; the sentence says whether
+    all is well and, where it is not, the body's `trouble`."""
+    told = [("healthy", _text(body.get("healthy")))]
+    for name, value in body.items():
+        if name in ("kind", "id", "time", "healthy") or len(told) >= MOST_TOTALS:
+            continue
+        if _PARAMETER.fullmatch(name):
+            told.append((name, _join(value)))
+    well = "all is well" if body.get("healthy") is True else "NOT healthy"
+    trouble = _text(body.get("trouble"))
+    return told, f"{well}{f': {trouble}' if trouble else ''}"
+
+
+def _describe_test(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """The operator's own message: what it says, and when it was asked for."""
+    text = _text(body.get("text"))
+    return [("time", _text(body.get("time"))), ("text", text)], text
+
+
+#: How each kind's body becomes parameters and the end of the sentence.
+_DESCRIBE: Final = {
+    "finding": _describe_finding,
+    "update": _describe_finding,
+    "incident": _describe_incident,
+    "heartbeat": _describe_heartbeat,
+    "test": _describe_test,
+}
+
+
+def _rate_message(message: Message) -> int:
+    """Severity: a finding's level; a heartbeat is informational, or a warning when all is not
+    well; a test is a notice, which a receiver surely keeps."""
+    if message.kind == "test":
+        return SEVERITIES["low"]
+    if message.kind == "heartbeat":
+        well = message.body.get("healthy") is True
+        return SEVERITIES["informational" if well else "medium"]
+    return SEVERITIES.get(_text(message.body.get("level")), UNKNOWN_SEVERITY)
+
+
 def _text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, int):

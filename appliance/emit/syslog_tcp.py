@@ -38,6 +38,14 @@ def parse_address(address: str) -> tuple[str, int]:
     return match[1] or match[2], port
 
 
+def look_up_address(address: str) -> list[str]:
+    """The numeric addresses that `host:port` stands for, by the system's resolver; nothing is sent
+    to them. Raises ValueError for a bad address, OSError or UnicodeError when there is none."""
+    host, port = parse_address(address)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
 def frame_octets(payload: bytes) -> bytes:
     """The message behind its length in decimal and a space (RFC 6587, section 3.4.1)."""
     return b"%d %b" % (len(payload), payload)

@@ -10,7 +10,8 @@ expert fails for another reason waits behind the others, so that it can't keep t
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -28,6 +29,15 @@ class Expert(Protocol):
     def judge_rule_by_tags(self, rule: RuleInfo, why: str) -> Verdict:
         """What can be said at once, without the model, and why it is no more."""
         ...
+
+
+#: Verdicts kept in memory, and rules that wait behind a full queue. There are a few thousand loaded
+#: rules; those of external sensors are known only when they fire, and their number is not ours.
+MAX_VERDICTS: Final = 20_000
+MAX_WAITING: Final = 10_000
+
+#: Where a rule has come: into the queue, behind it, or nowhere.
+Place = Literal["asked", "waiting", "left out"]
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -52,11 +62,13 @@ class TagsOnly:
 class Bench:
     """Gives findings their verdicts. `first_verdict`, `take_answers` belong to the line's thread.
 
-    `known` holds verdicts from earlier runs by rule hash; `queue_cap` bounds the queue. A rule that
-    finds it full is counted and waits, with the rules that were only loaded, until it is empty:
-    there are never more of these than loaded rules. `wake` is called when answers are ready (from
-    the bench's thread, or from that of `ask`). `retry_seconds` is the pause while the model is
-    down, `fault_seconds` that while there are only rules at which the expert fails.
+    `known` holds verdicts from earlier runs by rule hash; the oldest over MAX_VERDICTS are
+    forgotten, and asked for again when their rule fires. `queue_cap` bounds the queue. A rule that
+    finds it full is counted and waits, with the rules that were only loaded, until it is empty; one
+    that finds MAX_WAITING rules there (only external sensors have so many) is judged by its tags,
+    counted as `left_out`. `wake` is called when answers are ready (from the bench's thread, or from
+    that of `ask`). `retry_seconds` is the pause while the model is down, `fault_seconds` that while
+    there are only rules at which the expert fails.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class Bench:
     ) -> None:
         self._expert = expert
         self._verdicts = dict(known)
+        self._forget_verdicts()
         self._cap = queue_cap
         self._wake = wake
         self._retry_seconds = retry_seconds
@@ -84,7 +97,7 @@ class Bench:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.down_reason = ""
-        self.counts = {"answered": 0, "full": 0, "unavailable": 0, "failed": 0}
+        self.counts = {"answered": 0, "full": 0, "left_out": 0, "unavailable": 0, "failed": 0}
 
     def start(self, rules: Mapping[str, RuleInfo]) -> None:
         """Begin working; rules without a verdict are worked through when nothing is asked."""
@@ -105,34 +118,43 @@ class Bench:
         verdict = self._verdicts.get(rule.hash)
         if verdict is not None:
             return verdict, False
-        if not self.ask(rule):
-            return self._expert.judge_rule_by_tags(rule, "too many rules wait for the model"), True
+        place = self._ask(rule)
+        if place != "asked":
+            verdict = self._expert.judge_rule_by_tags(rule, "too many rules wait for the model")
+            return verdict, place == "waiting"
         why = self.down_reason or "the knowledge expert has not answered yet"
         return self._expert.judge_rule_by_tags(rule, why), True
 
     def ask(self, rule: RuleInfo) -> bool:
         """Have a rule judged soon; False when the queue is full (its turn comes after it). The
         answer comes by `take_answers`, also when it is known already."""
+        return self._ask(rule) == "asked"
+
+    def _ask(self, rule: RuleInfo) -> Place:
         known = self._verdicts.get(rule.hash)
         with self._changed:
             if rule.hash in self._asked or self._is_answered(rule):
-                return True
+                return "asked"
             if known is None:
                 return self._enqueue(rule)
             self._answers.append(Answer(rule, known))
         self._wake()
-        return True
+        return "asked"
 
-    def _enqueue(self, rule: RuleInfo) -> bool:
-        if len(self._asked) >= self._cap:
-            self.counts["full"] += 1
-            self._turned_away[rule.hash] = rule
-        else:
+    def _enqueue(self, rule: RuleInfo) -> Place:
+        if len(self._asked) < self._cap:
             self._turned_away.pop(rule.hash, None)
             self._asked[rule.hash] = rule
             self._failed.discard(rule.hash)
+            self._changed.notify_all()
+            return "asked"
+        self.counts["full"] += 1
+        if rule.hash not in self._turned_away and len(self._turned_away) >= MAX_WAITING:
+            self.counts["left_out"] += 1
+            return "left out"
+        self._turned_away[rule.hash] = rule
         self._changed.notify_all()
-        return rule.hash in self._asked
+        return "waiting"
 
     def _is_answered(self, rule: RuleInfo) -> bool:
         return any(answer.rule.hash == rule.hash for answer in self._answers)
@@ -142,7 +164,12 @@ class Bench:
         with self._changed:
             answers, self._answers = self._answers, []
             self._verdicts.update((answer.rule.hash, answer.verdict) for answer in answers)
+            self._forget_verdicts()
         return answers
+
+    def _forget_verdicts(self) -> None:
+        for key in list(islice(self._verdicts, max(0, len(self._verdicts) - MAX_VERDICTS))):
+            del self._verdicts[key]
 
     def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing that was asked is open, or until the model is down."""

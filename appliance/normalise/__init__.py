@@ -4,27 +4,77 @@ source -> decode -> **normalise** -> detect. One file a product; the table below
 run. Views are in the words of the Sigma taxonomy, entities in nobody's.
 """
 
+from collections.abc import Mapping
 from datetime import tzinfo
+from types import MappingProxyType
 from typing import Any, Final
 
-from appliance.normalise import channels, eql, linux
+from appliance.normalise import (
+    auditd,
+    cef,
+    channels,
+    dns,
+    ecs,
+    eql,
+    firewalls,
+    leef,
+    linux,
+    netfilter,
+    proxy,
+    services,
+    suricata,
+    w3c,
+    web,
+    zeek,
+)
+from appliance.normalise.auditd import read_auditd
 from appliance.normalise.bridges import BRIDGES
+from appliance.normalise.cef import read_cef_event
+from appliance.normalise.custom import CustomSource, read_custom
+from appliance.normalise.dns import read_dns
+from appliance.normalise.ecs import read_ecs
 from appliance.normalise.entities import name_host
 from appliance.normalise.eql import read_eql
+from appliance.normalise.firewalls import read_firewall
 from appliance.normalise.generic import read_generic
+from appliance.normalise.leef import read_leef_event
 from appliance.normalise.linux import read_linux
+from appliance.normalise.netfilter import read_netfilter_packet
+from appliance.normalise.own import read_own
+from appliance.normalise.proxy import read_proxy
 from appliance.normalise.reading import Context, Normaliser, Reading, find_inner, is_syslog
+from appliance.normalise.services import read_services
+from appliance.normalise.suricata import read_suricata
 from appliance.normalise.trim import REST, is_wide, trim, write_json
+from appliance.normalise.w3c import read_w3c
+from appliance.normalise.web import read_web, read_web_json
 from appliance.normalise.windows import read_windows
+from appliance.normalise.zeek import read_zeek
 from appliance.schema import Decoded, Event, LogSource, RawRecord, event_id
 
 #: A shorter record, in bytes, can be as wide as it likes: counting would cost more than it saves.
 _SHORT: Final = 8192
 #: Every product, in the order in which they are asked. The first that knows the record reads it.
 PRODUCTS: Final[dict[str, Normaliser]] = {
+    "appliance": read_own,
+    # Told by the decoder's format alone: whatever names their fields have, they are nothing else.
+    "dns servers": read_dns,
+    "netfilter": read_netfilter_packet,
+    "cef": read_cef_event,
+    "leef": read_leef_event,
+    "auditd": read_auditd,
+    "web servers": read_web,
+    "squid": read_proxy,
+    "w3c": read_w3c,
     "windows": read_windows,
     "windows (EQL schema)": read_eql,
+    "ecs": read_ecs,
+    "zeek": read_zeek,
+    "suricata": read_suricata,
+    "web servers (JSON)": read_web_json,
+    "firewalls": read_firewall,
     "linux": read_linux,
+    "services": read_services,
 }
 
 
@@ -36,31 +86,60 @@ def _list_fed() -> tuple[LogSource, ...]:
         *(produced for _, produced in BRIDGES.values()),
         eql.CATEGORIES.values(),
         linux.SOURCES,
+        services.SOURCES,
+        firewalls.SOURCES,
+        dns.SOURCES,
+        ecs.SOURCES,
+        netfilter.SOURCES,
+        cef.SOURCES,
+        leef.SOURCES,
+        suricata.SOURCES,
+        zeek.SOURCES,
+        web.SOURCES,
+        proxy.SOURCES,
+        w3c.SOURCES,
+        auditd.SOURCES,
         # One line a product: every log source that its views can have.
     ):
         sources.update(dict.fromkeys(group))
     return tuple(sources)
 
 
-#: Every log source that some view of some event can have.
+#: Every log source that some view of some event can have, but for those of custom formats.
 FED: Final[tuple[LogSource, ...]] = _list_fed()
+#: The configuration describes no format.
+NO_CUSTOM: Final[Mapping[str, CustomSource]] = MappingProxyType({})
 
 
-def normalise(record: RawRecord, decoded: Decoded, *, zone: tzinfo) -> Event:
+def normalise(
+    record: RawRecord,
+    decoded: Decoded,
+    *,
+    zone: tzinfo,
+    custom: Mapping[str, CustomSource] = NO_CUSTOM,
+) -> Event:
     """Read a decoded record as an event. Raises nothing, whatever the record holds.
 
     `zone` is that of times that name none. An event without a plausible time (see
     `times.is_plausible`) gets the time of its receipt, and `time_known` is False. What a record
-    holds beyond the limits of `trim` is in the field REST of each view.
+    holds beyond the limits of `trim` is in the field REST of each view. `custom` says of the
+    formats that the configuration describes what their records are.
     """
     rest: list[dict[str, Any]] = []
     if len(record.data) >= _SHORT and is_wide(decoded.fields):
         kept, rest = trim(decoded.fields)
-        decoded = Decoded(decoded.format, kept, decoded.repaired)
+        decoded = Decoded(decoded.format, kept, decoded.repaired, decoded.inner)
     context = Context(
-        received=record.received, zone=zone, path=record.path, host=_name_sender(decoded)
+        received=record.received,
+        zone=zone,
+        path=record.path,
+        host=_name_sender(decoded),
+        source=record.source,
     )
-    reading, mapped = _read(decoded, context)
+    if (source := custom.get(decoded.format)) is not None:
+        reading, mapped = read_custom(decoded, source, context), True
+    else:
+        reading, mapped = _read(decoded, context)
     if rest:
         _put_rest(reading, rest)
     return Event(
@@ -85,7 +164,8 @@ def _read(decoded: Decoded, context: Context) -> tuple[Reading, bool]:
     """The product's reading, and whether there is such a product. A record inside a syslog message
     is read as what it is and, where the message's program is known too, as that program's."""
     outer = _ask_products(decoded, context)
-    inner = find_inner(decoded)
+    # What a shipper has read itself is not read again from the line that it keeps beside.
+    inner = find_inner(decoded) if outer is None or is_syslog(decoded) else None
     within = _ask_products(inner, context) if inner is not None else None
     if within is None:
         return (outer, True) if outer is not None else (read_generic(decoded, context), False)
@@ -126,10 +206,12 @@ def matches(rule: LogSource, view: LogSource) -> bool:
     )
 
 
-def feeds(rule_logsource: LogSource) -> str | None:
+def feeds(rule_logsource: LogSource, custom: Mapping[str, CustomSource] = NO_CUSTOM) -> str | None:
     """None when some event can have a view that the rule's log source matches, else the reason
     in words: a rule that nothing feeds is silent, which must not look like an all-clear."""
     if any(matches(rule_logsource, source) for source in FED):
+        return None
+    if any(matches(rule_logsource, source.logsource) for source in custom.values()):
         return None
     parts = (
         ("product", rule_logsource.product),

@@ -18,6 +18,7 @@ from appliance.normalise.entities import make_address, make_host, make_user, nam
 from appliance.normalise.flatten import flatten
 from appliance.normalise.programs import AUTH_PROGRAMS, HOST_PROGRAMS, OWN_SERVICES
 from appliance.normalise.reading import Context, Reading, is_syslog
+from appliance.normalise.services import find_forms, read_message
 from appliance.normalise.times import read_time
 from appliance.schema import Decoded, Entity, Fields, LogSource, View, name_program
 
@@ -53,6 +54,15 @@ _SSHD: Final = tuple(
             "success",
             rf"Accepted (?P<auth_method>\S+) for (?P<user>.*) from {_ADDRESS}{_PORT}"
             rf"(?: ssh\d?)?(?:: [A-Z0-9-]+ \S+)?{_END}",
+        ),
+        (
+            # Behind the protocol stand the key, for hostbased the client's own names, and for
+            # version 1 the name that the client gave itself.
+            "Failed ",
+            "failure",
+            rf"Failed (?P<auth_method>\S+) for {_INVALID}(?P<user>.*) from {_ADDRESS}{_NEEDED_PORT}"
+            r" ssh\d?(?:: ruser .*|: [A-Z0-9-]+ [0-9A-Za-z:+/=]+, client user \".*\", client host"
+            rf" \".*\"|: [A-Z0-9-]+ \S+)?{_END}",
         ),
         (
             "Failed ",
@@ -101,6 +111,25 @@ _SSHD: Final = tuple(
         ),
         ("Disconnected from ", "", rf"Disconnected from {_ADDRESS}{_PORT}{_END}"),
         (
+            "Disconnecting: Too many ",
+            "failure",
+            rf"Disconnecting: Too many authentication failures(?: for (?P<user>.*?))?{_END}",
+        ),
+        (
+            "subsystem request ",
+            "",
+            r"subsystem request for [\w.-]{1,64} by user (?P<user>.*) failed, subsystem not "
+            r"found\s*$",
+        ),
+        (
+            "Disconnecting ",
+            "failure",
+            rf"Disconnecting (?:(?P<invalid>invalid user )|authenticating user |user )"
+            rf"(?P<user>.*) {_ADDRESS}{_NEEDED_PORT}: (?:Change of username or service not "
+            rf"allowed: "
+            rf"\(.*\) -> \(.*\)|Too many authentication failures){_END}",
+        ),
+        (
             "Connection ",
             "",
             r"Connection (?:closed|reset) by"
@@ -127,7 +156,31 @@ _SSHD: Final = tuple(
         ),
         ("ROOT LOGIN", "failure", rf"ROOT LOGIN REFUSED FROM {_ADDRESS}{_PORT}{_END}"),
         ("Timeout", "", rf"Timeout before authentication for {_ADDRESS}{_NEEDED_PORT}{_END}"),
-        ("Unable to", "failure", rf"Unable to negotiate with {_ADDRESS}{_NEEDED_PORT}: "),
+        (
+            "Timeout",
+            "",
+            rf"Timeout before authentication for connection from {_ADDRESS} to \S{{1,64}}, pid ="
+            r" \d{1,10}\s*$",
+        ),
+        ("refused connect ", "failure", rf"refused connect from \S{{1,512}} \({_ADDRESS}\)\s*$"),
+        (
+            "ssh_dispatch_run_fatal: ",
+            "",
+            rf"ssh_dispatch_run_fatal: Connection from {_ADDRESS}{_NEEDED_PORT}: .*$",
+        ),
+        ("Read error ", "", rf"Read error from remote host {_ADDRESS}{_PORT}: .*$"),
+        (
+            "Address ",
+            "",
+            rf"Address {_ADDRESS} maps to \S{{1,255}}, but this does not map back to the address"
+            r"(?: - POSSIBLE BREAK-IN ATTEMPT!?)?\.?\s*$",
+        ),
+        ("Unable to", "failure", rf"Unable to negotiate with {_ADDRESS}{_PORT}: "),
+        (
+            "input_userauth",
+            "failure",
+            rf"input_userauth_request: (?P<invalid>invalid user )(?P<user>.*?){_END}",
+        ),
         ("banner exchange", "", rf"banner exchange: Connection from {_ADDRESS}{_NEEDED_PORT}: "),
         (
             "reverse mapping",
@@ -139,7 +192,9 @@ _SSHD: Final = tuple(
 )  # fmt: skip
 
 #: Solaris' message id, and the level that sshd puts before its own text.
-_SSHD_PREFIX: Final = re.compile(r"(?:\[ID \d{1,9} \w+\.\w+\] )?(?:error: |fatal: )?")
+_SSHD_PREFIX: Final = re.compile(
+    r"(?:\[ID \d{1,9} \w+\.\w+\] )?(?:kernel: ?\[ *\d{1,12}\.\d{1,9}\]:? )?(?:error: |fatal: )?"
+)
 
 _SUDO: Final = re.compile(
     r"\s*(?P<user>\S[^:;=]{0,255}?) : (?:(?P<reason>(?!TTY=|PWD=|USER=)[^;]{1,200}?) ; )?"
@@ -176,17 +231,45 @@ _CRON: Final = re.compile(r"\((?P<user>[^()\s]{1,64})\) CMD \((?P<command>.*)\)\
 _ACCOUNT: Final = re.compile(
     r"(?:new|delete) (?:user|account):? (?:name=|')(?P<user>[^,'\s]{1,64})"
 )
-#: pam_unix: what comes before rhost is sshd's or the terminal's, the user name comes last.
+#: pam_unix: ruser is what the peer called itself, blanks and all, so that the last rhost counts,
+#: unless " user=" comes before it: then the user's name may hold the last one, and of two readings
+#: none is taken. sshd has no ruser, so that what follows its rhost is the user, whatever it says.
 _PAM_FAILURE: Final = re.compile(
-    r"(?:\(?pam_\w+\)?(?:\([^()]{1,64}\))?:? )?authentication failure; logname=\S* uid=\d+"
-    r" euid=\d+ tty=(?P<tty>\S*) ruser=(?P<ruser>\S*) rhost=(?P<src_ip>\S*)"
-    r"(?:\s+user=(?P<user>.*))?\s*$"
+    r"(?:\(?pam_\w+\)?(?:\([^()]{1,64}\))?:? )?(?:authentication failure|(?:PAM )?\d+ more"
+    r" authentication failures?); logname=\S* uid=\d+"
+    r" euid=\d+ (?:tty=ssh ruser= rhost=(?P<ssh_ip>\S*)(?:\s+user=(?P<ssh_user>.*))?|"
+    r"tty=(?P<tty>\S*) ruser=(?P<ruser>(?:(?! user=).)*) rhost=(?P<src_ip>\S*)"
+    r"(?:\s+user=(?P<user>\S*))?)\s*$",
+    re.DOTALL,
+)
+_PAM_UNKNOWN: Final = re.compile(
+    r"(?:\(?pam_\w+\)?(?:\([^()]{1,64}\))?:? )?check pass; user unknown\s*$"
 )
 _PAM_SESSION: Final = re.compile(
-    r"(?:pam_\w+\([^()]{1,64}\): )?session (?:opened|closed) for user (?P<user>[^\s(]{1,64})"
+    r"(?:pam_\w+\([^()]{1,64}\): )?session (?P<change>opened|closed) for user (?P<user>[^\s"
+    r"(]{1,64})"
     r"(?:\(uid=\d+\))?(?: by (?P<by_user>[^\s(]{0,64})(?:\(uid=\d+\))?)?\s*$"
 )
 _REPEATED: Final = re.compile(r"message repeated \d+ times: \[ (.*)\]$", re.DOTALL)
+#: What follows the time where it is not RFC 3164's: host and `program[pid]:`, or, of a program's
+#: own file, `program:` alone or `[program]`.
+_HEADER: Final = re.compile(
+    r"\]? {1,3}(?:(?P<hostname>[A-Za-z0-9_][\w.:-]{0,254}) {1,2}(?=[\w./-]{1,64}\[))?"
+    r"(?:(?P<appname>[A-Za-z][\w./-]{0,63})(?:\([^()\s]{1,64}\))?"
+    r"(?:\[(?P<procid>\d{1,10})\]:? {1,3}|: {1,3})|\[(?P<bracketed>[a-z][\w.-]{0,63})\]:? )"
+)
+#: Groups that are no field of their own.
+_NO_FIELDS: Final = frozenset({"invalid", "change"})
+#: How far from the beginning a line's own time ends at the latest, in characters.
+_TIME_ENDS: Final = 80
+_MONTHS: Final = frozenset(
+    {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"}
+)
+#: Where other logs have a word of their own.
+_NO_HOSTS: Final = frozenset(
+    {"trace", "debug", "info", "notice", "warn", "warning", "error", "err", "crit", "critical"}
+    | {"fatal", "severe"}
+)
 #: Longest message that is searched for users and addresses, in characters. Of a longer one of
 #: sudo's the beginning is: else a command could be made long enough to hide who ran it.
 _MAX_PARSED: Final = 4096
@@ -205,9 +288,15 @@ _CISCO: Final = re.compile(
 def read_linux(decoded: Decoded, context: Context) -> Reading | None:
     """Read a syslog record of a Linux program; None for other formats, for Cisco's `%FAC-SEV-`
     messages, and for records that name no program."""
-    if not is_syslog(decoded):
+    if decoded.format == "text":
+        found = _find_header(decoded.fields)
+        if found is None:
+            return None
+        record = found
+    elif is_syslog(decoded):
+        record = decoded.fields
+    else:
         return None
-    record = decoded.fields
     message = record.get("message", "")
     appname = record.get("appname", "")
     program = name_program(appname)
@@ -224,6 +313,35 @@ def read_linux(decoded: Decoded, context: Context) -> Reading | None:
         host=host,
         time=read_time(record.get("timestamp"), context),
     )
+
+
+def _find_header(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The parts of a line of text that has syslog's header behind a time in another form; None for
+    any other, and for programs that nothing here knows."""
+    message, stamp = record.get("message"), record.get("timestamp")
+    if not isinstance(message, str) or not isinstance(stamp, str):
+        return None
+    start = message.find(stamp, 0, _TIME_ENDS)
+    if start < 0 or (match := _HEADER.match(message, start + len(stamp))) is None:
+        return None
+    appname = match["appname"] or match["bracketed"]
+    # With RFC 3164's own time it would be syslog, had the operator not called it text.
+    if match["appname"] and stamp[:3] in _MONTHS:
+        return None
+    program = name_program(appname)
+    host = match["hostname"] or ""
+    if (
+        host.lower() in _NO_HOSTS
+        or program in _NO_HOSTS
+        or (program not in HOST_PROGRAMS and find_forms(program) is None)
+    ):
+        return None
+    parts = {"timestamp": stamp, "appname": appname, "message": message[match.end() :]}
+    if host:
+        parts["hostname"] = host
+    if match["procid"]:
+        parts["procid"] = match["procid"]
+    return parts
 
 
 def _copy_fields(record: dict[str, Any], appname: str) -> Fields:
@@ -272,19 +390,38 @@ def _put_parts(fields: Fields, program: str, message: str) -> None:
         return
     elif program in ("cron", "crond", "anacron") and (match := _CRON.match(message)):
         _put_match(fields, match)
-    elif match := _PAM_FAILURE.match(message):
+    elif not _put_pam(fields, message) and (found := read_message(program, message)):
+        for name, value in found.items():
+            fields.setdefault(name, value)
+    elif program in ("useradd", "userdel") and (match := _ACCOUNT.match(message)):
         _put_match(fields, match)
+
+
+def _put_pam(fields: Fields, message: str) -> bool:
+    """Add what a PAM module says, whatever program it was in."""
+    if match := _PAM_FAILURE.match(message):
+        _put_pam_failure(fields, match)
+    elif _PAM_UNKNOWN.match(message):
         fields["result"] = "failure"
-    elif (match := _PAM_SESSION.match(message)) or (
-        program in ("useradd", "userdel") and (match := _ACCOUNT.match(message))
-    ):
+    elif match := _PAM_SESSION.match(message):
         _put_match(fields, match)
+        if match["change"] == "opened":
+            fields["result"] = "success"
+    else:
+        return False
+    return True
 
 
 def _put_match(fields: Fields, match: re.Match[str]) -> None:
     for name, value in match.groupdict().items():
-        if value and name != "invalid":
-            fields.setdefault(name, value)
+        # Who gave no name is told from a message that has none.
+        if (value or (name == "user" and value is not None)) and name not in _NO_FIELDS:
+            fields.setdefault(name, _as_ipv4(value) if name == "src_ip" else value)
+
+
+def _as_ipv4(address: str) -> str:
+    """The address, as IPv4 when it is an IPv4-mapped one in dotted form."""
+    return address[7:] if address[:7].lower() == "::ffff:" and "." in address else address
 
 
 def _put_sshd(fields: Fields, message: str) -> bool:
@@ -316,6 +453,18 @@ def _put_sudo(fields: Fields, match: re.Match[str], command: str) -> None:
     reason = match["reason"] or ""
     denied = "incorrect password" in reason or "NOT" in reason or "not allowed" in reason
     fields["result"] = "failure" if denied else "success"
+
+
+def _put_pam_failure(fields: Fields, match: re.Match[str]) -> None:
+    parts = match.groupdict()
+    if parts["src_ip"] is None:
+        parts |= {"tty": "ssh", "src_ip": parts["ssh_ip"], "user": parts["ssh_user"]}
+    # Without an account of that name PAM tells only what the peer called itself.
+    parts["user"] = parts["user"] or parts["ruser"]
+    for name in ("tty", "ruser", "src_ip", "user"):
+        if value := parts[name]:
+            fields.setdefault(name, _as_ipv4(value) if name == "src_ip" else value)
+    fields["result"] = "failure"
 
 
 def _put_su(fields: Fields, message: str) -> bool:

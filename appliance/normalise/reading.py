@@ -21,13 +21,14 @@ class Reading(msgspec.Struct, frozen=True):
 
 class Context(msgspec.Struct, frozen=True):
     """What a record does not hold itself: when it was received (epoch seconds), the zone of times
-    that name none, the path of its file, and the host that sent it (of the syslog header around
-    it, in the form of `entities.name_host`; "" when there is none)."""
+    that name none, the path of its file, the host that sent it (of the syslog header around it, in
+    the form of `entities.name_host`; "" when there is none), and the name of its source."""
 
     received: float
     zone: tzinfo
     path: str = ""
     host: str = ""
+    source: str = ""
 
 
 #: A product's normaliser: None when the record is not of that product. Never raises.

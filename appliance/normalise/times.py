@@ -15,6 +15,10 @@ from appliance.normalise.reading import Context
 EARLIEST: Final = 631_152_000.0
 #: How far ahead of its receipt an event may claim to be, in seconds.
 MAX_AHEAD: Final = 86_400.0
+#: How far a sender's clock may be ahead, and how old a record that has just been written may be,
+#: for telling the two hours apart when the clock is set back; in seconds.
+_SKEW: Final = 60.0
+_RECENT: Final = 6 * 3600.0
 #: Seconds from 1601-01-01 (FILETIME, [MS-DTYP] section 2.3.3) to the epoch.
 _FILETIME_EPOCH: Final = 11_644_473_600
 #: TAI64 label of the epoch, with the 10 seconds that TAI was ahead then.
@@ -28,14 +32,31 @@ _MONTHS: Final = {
 }
 _CLOCK: Final = r"(?P<hour>\d\d?):(?P<minute>\d\d):(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,9}))?"
 _ZONE: Final = r"(?: ?(?P<zone>Z|UTC|GMT|[+-]\d\d:?\d\d))?"
+_ZONE_NAME: Final = r"(?P<zone>[A-Z]{3,4})"
 _MONTH: Final = r"(?P<month>[A-Za-z]{3})"
+#: Names of zones that mean one offset: those of RFC 5322 section 4.3, and Europe's. Any other
+#: (IST, BST, AST name several) is no zone, and the time is in the one that is configured.
+_ZONE_HOURS: Final = {
+    "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3,
+    "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
+}  # fmt: skip
 _FORMS: Final = tuple(
     re.compile(form)
     for form in (
         rf"(?:(?P<before>\d{{4}}) )?{_MONTH} {{1,2}}(?P<day>\d\d?)(?: (?P<year>\d{{4}}))? {_CLOCK}",
         rf"(?P<year>\d{{4}})[-/.]?(?P<month>\d\d)[-/.]?(?P<day>\d\d)[T ,-]{{1,2}}{_CLOCK}{_ZONE}",
-        rf"(?:[A-Z][a-z]{{2}},? )?{_MONTH} {{1,2}}(?P<day>\d\d?) {_CLOCK} (?P<year>\d{{4}})",
+        rf"(?:[A-Z][a-z]{{2}},? )?{_MONTH} {{1,2}}(?P<day>\d\d?) {_CLOCK} (?:{_ZONE_NAME} )?"
+        r"(?P<year>\d{4})",
         rf"(?P<day>\d\d?)[/-]{_MONTH}[/-](?P<year>\d{{4}})[: ]{_CLOCK}{_ZONE}",
+        # Forms of single products: hyphens put the day first, Half-Life's engine the month.
+        rf"(?P<day>\d\d)-(?P<month>\d\d)-(?P<year>\d{{4}}) {_CLOCK}{_ZONE}",
+        rf"{_MONTH}-(?P<day>\d\d)-(?P<short>\d\d) {_CLOCK}",
+        rf"(?P<year>\d{{4}}):(?P<month>\d\d):(?P<day>\d\d)-{_CLOCK}",
+        rf"(?P<short>\d\d)(?P<month>\d\d)(?P<day>\d\d) {{1,2}}{_CLOCK}",
+        rf"{_ZONE_NAME} {_MONTH} {{1,2}}(?P<day>\d\d?) {_CLOCK}",
+        rf"(?P<month>\d\d)-(?P<day>\d\d) {_CLOCK}",
+        rf"L (?P<month>\d\d)/(?P<day>\d\d)/(?P<year>\d{{4}}) - {_CLOCK}",
+        rf"{_MONTH}[a-z]{{0,6}} (?P<day>\d\d?), (?P<year>\d{{4}}) {_CLOCK}",
     )
 )
 #: Digits of EARLIEST: a shorter number is no epoch time.
@@ -74,7 +95,7 @@ def _read_text(text: str, context: Context) -> float | None:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=context.zone)
-        return moment.timestamp()
+        return _place(moment, context.received)
     except (ValueError, OverflowError):
         pass
     if text[:1] == "@":
@@ -108,6 +129,9 @@ def _resolve(parts: dict[str, str | None], context: Context) -> float | None:
     month_text = parts.get("month") or ""
     month = int(month_text) if month_text.isdecimal() else _MONTHS.get(month_text.lower(), 0)
     year = parts.get("year") or parts.get("before")
+    if year is None and (short := parts.get("short")):
+        # Two digits, as POSIX reads them (strptime, %y); none is after the record was received.
+        year = f"20{short}" if int(short) < 69 else f"19{short}"
     zone = _read_zone(parts.get("zone")) or context.zone
     clock = (
         month,
@@ -118,7 +142,7 @@ def _resolve(parts: dict[str, str | None], context: Context) -> float | None:
         int((parts.get("fraction") or "0").ljust(6, "0")[:6]),
     )
     if year is not None:
-        return _make_time(int(year), clock, zone)
+        return _make_time(int(year), clock, zone, context.received)
     return _guess_year(clock, zone, context.received)
 
 
@@ -130,27 +154,42 @@ def _guess_year(clock: tuple[int, ...], zone: tzinfo, received: float) -> float 
     except (ValueError, OverflowError, OSError):
         return None
     for year in range(latest, latest - 9, -1):
-        seconds = _make_time(year, clock, zone)
+        seconds = _make_time(year, clock, zone, received)
         if seconds is not None and seconds <= received + MAX_AHEAD:
             return seconds
     return None
 
 
-def _make_time(year: int, clock: tuple[int, ...], zone: tzinfo) -> float | None:
+def _make_time(year: int, clock: tuple[int, ...], zone: tzinfo, received: float) -> float | None:
     month, day, hour, minute, second, micro = clock
     try:
         # A leap second is written as :60.
         moment = datetime(year, month, day, hour, minute, min(second, 59), micro, tzinfo=zone)
-        return moment.timestamp()
+        return _place(moment, received)
     except (ValueError, OverflowError):
         return None
+
+
+def _place(moment: datetime, received: float) -> float:
+    """Epoch seconds of a local time. A time that the clock shows twice, when it is set back, is the
+    second one if that was shortly before the receipt; read later, nothing tells, and it is the
+    first. A time that the clock passes over counts on from before."""
+    first = moment.timestamp()
+    if type(moment.tzinfo) is timezone:
+        return first
+    second = moment.replace(fold=1).timestamp()
+    recent = second - _SKEW <= received <= second + _RECENT
+    return second if second > first and recent else first
 
 
 def _read_zone(text: str | None) -> tzinfo | None:
     if text is None:
         return None
-    if text in ("Z", "UTC", "GMT"):
+    if text == "Z":
         return UTC
+    if text[0] not in "+-":
+        hours = _ZONE_HOURS.get(text)
+        return None if hours is None else timezone(timedelta(hours=hours))
     offset = timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
     if offset >= timedelta(hours=24):
         return None

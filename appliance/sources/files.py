@@ -8,6 +8,7 @@ in the store's transaction.
 """
 
 import contextlib
+import glob
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -48,6 +49,9 @@ GRACE_SECONDS = 30.0
 #: looked at again after it.
 SETTLE_SECONDS = 1.0
 
+#: Lines that wait to be joined with others are given when their file did not grow for this long.
+FLUSH_SECONDS = 2.0
+
 #: Files held open at a time; others are opened again when they grow.
 OPEN_FILES = 256
 
@@ -68,6 +72,7 @@ class _Tracked:
         self.committed = msgspec.structs.replace(state)
         self.stream: Stream | None = None
         self.grown = 0.0
+        self.fed = 0.0  # when bytes were read last
         self.waits_until = 0.0
         self.has_more = False
 
@@ -85,10 +90,16 @@ class _Tracked:
         old = self.committed
         state = self.state
         state.position, state.overlong_from = old.position, old.overlong_from
-        state.tail, state.size = old.tail, old.size
+        state.tail, state.size, state.header = old.tail, old.size, old.header
         state.refused, state.fresh = old.refused, old.fresh
+        self.rewind_stream()
+
+    def rewind_stream(self) -> None:
+        """Bring the open stream to where the state is."""
         if self.stream is not None:
-            self.stream.rewind(state.position, state.overlong_from)
+            state = self.state
+            header = state.header.encode("latin-1")
+            self.stream.rewind(state.position, state.overlong_from, header)
 
 
 class FilesSource:
@@ -135,6 +146,7 @@ class FilesSource:
             "truncated_files": 0,
             "vanished_files": 0,
             "copies_followed": 0,
+            "header_lines": 0,
         }
         self.watching = False
         self._begun = False
@@ -223,7 +235,8 @@ class FilesSource:
         return any(tracked.has_more for tracked in self._active.values())
 
     def describe(self) -> dict[str, Any]:
-        """Facts for `status`: files followed, bytes behind, bytes of unfinished records."""
+        """Facts for `status`: files followed, bytes behind, bytes of unfinished records, lines that
+        name columns (which are no records), and what became of files."""
         live = behind = pending = 0
         for tracked in list(self._tracked.values()):  # asked from another thread
             state, stream = tracked.state, tracked.stream
@@ -243,7 +256,18 @@ class FilesSource:
             "bytes_unfinished": pending,
             "watching": self.watching,
             "unreadable_files": len(self._unreadable),
+            **self._list_missing(),
             **self.counts,
+        }
+
+    def _list_missing(self) -> dict[str, list[str]]:
+        """Paths that the configuration names one by one and that are not there: `missing` were
+        followed before, `absent` never."""
+        absent = [p for p in self._patterns if not glob.has_magic(p) and not os.path.lexists(p)]
+        followed = {tracked.state.logical for tracked in list(self._tracked.values())}
+        return {
+            "missing": [path for path in absent if path in followed],
+            "absent": [path for path in absent if path not in followed],
         }
 
     # -- looking for files -------------------------------------------------------------------
@@ -368,6 +392,8 @@ class FilesSource:
                 start = max(0, size - (1 << 16))
                 tail = os.pread(stream.fileno(), size - start, start)
                 state.position = start + tail.rfind(b"\n") + 1 if b"\n" in tail else size
+                stream.pass_over(state.position)
+                state.header = stream.header.decode("latin-1")
                 note_progress(state, stream.fileno())
             state.fresh = False
 
@@ -455,7 +481,12 @@ class FilesSource:
         idle = now - (status.st_mtime if stream.packed else tracked.grown) > GRACE_SECONDS
         # What is packed ends with its last byte; whether that is damage is only known later.
         final = idle if stream.packed else leaving and idle
-        got = stream.read(msgspec.structs.replace(want, final=final), now)
+        rests = stream.held > 0 and not 0 <= now - tracked.fed < FLUSH_SECONDS
+        taken, headers = stream.taken, stream.header_lines
+        got = stream.read(msgspec.structs.replace(want, final=final, flush=rests), now)
+        if stream.taken != taken:
+            tracked.fed = now
+        self.counts["header_lines"] += stream.header_lines - headers
         batch.records.extend(got.records)
         batch.rejected.extend(r for r in got.rejected if not (stream.refused and state.refused))
         if (stream.position, stream.overlong_from) != (state.position, state.overlong_from):
@@ -465,6 +496,7 @@ class FilesSource:
             state.refused = stream.refused
         if got.records or got.rejected or stream.ended or stream.position != state.position:
             state.position, state.overlong_from = stream.position, stream.overlong_from
+            state.header = stream.header.decode("latin-1")
             state.fresh = False
             note_progress(state, stream.fileno())
             self._moved[tracked.key] = tracked
@@ -473,14 +505,14 @@ class FilesSource:
         tracked.has_more = stream.more
         if stream.packed and not stream.more:
             tracked.waits_until = now + SETTLE_SECONDS
-        return stream.more or leaving or stream.packed
+        return stream.more or leaving or stream.packed or stream.held > 0
 
     def _open(self, tracked: _Tracked, now: float) -> bool:
         """Open the file at its position; False when it can't be read now."""
         state, stream = tracked.state, tracked.stream
         if stream is not None:
             if stream.ended:  # read to its end, and grown since
-                stream.rewind(state.position, state.overlong_from)
+                tracked.rewind_stream()
             return True
         if state.gone:
             return False
@@ -494,8 +526,8 @@ class FilesSource:
             return False
         self._unreadable.pop(state.path, None)
         state.size = -1
-        stream.rewind(state.position, state.overlong_from)
         tracked.stream = stream
+        tracked.rewind_stream()
         tracked.grown = tracked.grown or now
         return True
 
@@ -522,7 +554,7 @@ class FilesSource:
             original = None  # damaged: read what can be read
         if original is not None:
             self.counts["copies_followed"] += 1
-            state.position = original.position
+            state.position, state.header = original.position, original.header
         return True
 
     def _close_surplus(self) -> None:

@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 import msgspec
 
 #: What a stream's first bytes say it is.
-Content = Literal["evtx", "gzip", "lines", "json", "binary", "utf16"]
+Content = Literal[
+    "evtx", "gzip", "lines", "json", "binary", "utf16", "auditd", "zeek", "w3c"
+]  # fmt: skip
 
 #: Enough first bytes to tell what a file is.
 SNIFF_BYTES = 1 << 16
@@ -28,6 +30,24 @@ _CONTAINERS: tuple[tuple[bytes, Content], ...] = (
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\]\s*$)")
 _SPREAD_OBJECT = re.compile(rb"\s*\{[^\n]*[^}\s][^\S\n]*\r?\n|\s*\{\s*\n")
 _MAYBE_DOCUMENT = re.compile(rb"\s*(?:\[\s*|\{[^\n]*)\Z")
+
+#: Lines behind comments that tell how a stream is framed: Zeek's header begins with its separator;
+#: a W3C header (Extended Log File Format, working draft 960323, section Directives) has `#Fields:`;
+#: an audit record has its type and id.
+_COMMENTS = re.compile(rb"(?:#[^\n]*+\n)*+")
+_ZEEK_HEADER = re.compile(rb"(?m:^)#separator ")
+_W3C_HEADER = re.compile(rb"(?m:^)#Fields: ")
+_AUDIT_LINE = re.compile(
+    rb"(?:[ \t]*+(?:#[^\n]*+|----|time->[^\n]*+)?+\r?\n)*+"  # ausearch puts two lines before each
+    rb"(?:node=[^ \n]{1,255} )?type=[A-Z0-9_]{1,40}(?:\[\d{1,5}\])? msg=audit\(\d{1,12}[.:]"
+)
+#: Directives without a whole `#Fields:` so far.
+_DIRECTIVES = rb"#(?:Software|Version|Date|Start-Date|End-Date|Remark|Log-type|Time Format):[^\n]*+"
+_W3C_BEGINNING = re.compile(
+    rb"(?:" + _DIRECTIVES + rb"\n)*+(?:" + _DIRECTIVES + rb"|#Fields:[^\n]*+|#[A-Za-z-]{0,12})?"
+)
+#: What such a line may still become, while its end has not come.
+_BEGINNINGS = (b"#separator ", b"type=", b"node=")
 
 #: First bytes of files that are no logs, of the kinds that lie about where logs are gathered.
 _BINARY_MAGICS = (
@@ -58,12 +78,14 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 
 class Frame(msgspec.Struct, frozen=True):
     """One record as cut from the stream. `position` and `next` are byte offsets; `truncated` is
-    the full length when the record was longer than the cap and `data` is only its beginning."""
+    the full length when the record was longer than the cap and `data` is only its beginning;
+    `header` are the lines that say what the record's columns are."""
 
     data: bytes
     position: int
     next: int
     truncated: int = 0
+    header: bytes = b""
 
 
 class Framer(Protocol):
@@ -75,9 +97,17 @@ class Framer(Protocol):
     def finish(self) -> list[Frame]:
         """The stream has ended: give the unfinished record, if there is one."""
 
+    def flush(self) -> list[Frame]:
+        """The stream rests: give the records whose lines are whole but that more lines could have
+        joined."""
+
     @property
     def pending(self) -> int:
         """Bytes of a record whose end has not come yet."""
+
+    @property
+    def held(self) -> int:
+        """Bytes, of the pending ones, that `flush` would give."""
 
     @property
     def position(self) -> int:
@@ -104,7 +134,13 @@ def sniff_content(head: bytes) -> Content:
     text = text.removeprefix(_BOM)
     if _ARRAY_OF_OBJECTS.match(text) or _SPREAD_OBJECT.match(text):
         return "json"
-    return "lines"
+    if _AUDIT_LINE.match(text):
+        return "auditd"
+    comments = _COMMENTS.match(text)
+    header = comments[0] if comments else b""
+    if _ZEEK_HEADER.search(header):
+        return "zeek"
+    return "w3c" if _W3C_HEADER.search(header) else "lines"
 
 
 def _is_binary(text: bytes) -> bool:
@@ -119,9 +155,19 @@ def _is_binary(text: bytes) -> bool:
 
 def is_undecided(head: bytes) -> bool:
     """True when more bytes may change what `sniff_content` says of a file that still grows: only
-    NULs so far, or the beginning of what may become a JSON document."""
+    NULs so far, the beginning of what may become a JSON document, or that of a header or an audit
+    record."""
     text = head.lstrip(b"\x00").removeprefix(_BOM)
-    return len(head) < SNIFF_BYTES and (not text.strip() or _MAYBE_DOCUMENT.match(text) is not None)
+    return len(head) < SNIFF_BYTES and (
+        not text.strip()
+        or _MAYBE_DOCUMENT.match(text) is not None
+        or _W3C_BEGINNING.fullmatch(text) is not None
+        or (b"\n" not in text and any(_may_become(text, begin) for begin in _BEGINNINGS))
+    )
+
+
+def _may_become(text: bytes, begin: bytes) -> bool:
+    return text.startswith(begin) or begin.startswith(text)
 
 
 class LineFramer:
@@ -142,6 +188,15 @@ class LineFramer:
     def pending(self) -> int:
         """Bytes of a line whose newline has not come yet."""
         return self._overlong or len(self._held)
+
+    @property
+    def held(self) -> int:
+        """Always 0: a line with its end is a record."""
+        return 0
+
+    def flush(self) -> list[Frame]:
+        """Nothing: a line without its end is no record yet."""
+        return []
 
     @property
     def position(self) -> int:
@@ -248,6 +303,15 @@ class JsonFramer:
     def pending(self) -> int:
         """Bytes of an object whose closing bracket has not come yet."""
         return self._length
+
+    @property
+    def held(self) -> int:
+        """Always 0: an object with its closing bracket is a record."""
+        return 0
+
+    def flush(self) -> list[Frame]:
+        """Nothing: an object without its closing bracket is no record yet."""
+        return []
 
     @property
     def position(self) -> int:

@@ -1,7 +1,8 @@
 """First step of the line: one file (or standard input) as a stream of whole records.
 
 The content decides how it is framed: EVTX by the `evtx` package, gzip by what is inside, JSON
-documents by object, everything else by line. What is no log at all (binary, UTF-16) is rejected
+documents by object, audit records by event, everything else by line, with the lines that name the
+columns where the format has such. What is no log at all (binary, UTF-16) is rejected
 once, with its reason. A stream can be closed and taken up again at `position`.
 """
 
@@ -17,7 +18,8 @@ import msgspec
 from evtx import PyEvtxParser
 
 from appliance.errors import SourceError
-from appliance.schema import Cursor, RawRecord, Rejected
+from appliance.schema import RECORD_FORMATS, Cursor, RawRecord, Rejected
+from appliance.sources.audit_framing import AuditFramer
 from appliance.sources.framing import (
     GZIP_MAGIC,
     SNIFF_BYTES,
@@ -29,11 +31,16 @@ from appliance.sources.framing import (
     is_undecided,
     sniff_content,
 )
+from appliance.sources.header_framing import HEADER_FORMATS, HeaderFramer
 
 #: Bytes read at a time: large enough for speed, small against the memory of the box.
 CHUNK_BYTES = 1 << 18
 
-_LINE_FORMATS = ("text", "syslog3164", "syslog5424")
+#: Contents that are framed in a way of their own also when the operator names them.
+_FRAMED_FORMATS: dict[str, Content] = {"auditd": "auditd", "zeek": "zeek", "w3c": "w3c"}
+_LINE_FORMATS = frozenset(RECORD_FORMATS) - {"auto", "json"} - _FRAMED_FORMATS.keys()
+#: Contents that are lines of text, whatever way they are framed.
+_LINED: frozenset[Content] = frozenset({"lines", "json", *_FRAMED_FORMATS.values()})
 #: What reading a damaged or unfinished gzip raises.
 _DAMAGES = (OSError, EOFError, zlib.error)
 
@@ -70,11 +77,13 @@ class StreamBatch(msgspec.Struct):
 
 class Want(msgspec.Struct, frozen=True):
     """How much one read may give: about `records`, from about `data` bytes of the stream. `final`
-    says that nothing will be added any more: an unfinished last record is then given out."""
+    says that nothing will be added any more: an unfinished last record is then given out. `flush`
+    says that nothing was added for a while: what is held to be joined with later lines is then."""
 
     records: int
     data: int = 8 << 20
     final: bool = False
+    flush: bool = False
 
 
 class Stream:
@@ -82,8 +91,10 @@ class Stream:
 
     `position` is the byte offset (of the decompressed bytes in gzip) or, in EVTX, the count of
     records behind what was given out or passed over. `overlong_from` is the offset at which a
-    record over the cap began that is not at its end yet, else -1. `read` may be called for ever on
-    a growing file; `more` says that the last one stopped for what was wanted, not for the end.
+    record over the cap began that is not at its end yet, else -1. `header` are the lines that name
+    the columns of the records at `position`. `read` may be called for ever on a growing file;
+    `more` says that the last one stopped for what was wanted, not for the end. `taken` counts the
+    bytes read, `header_lines` the lines that became part of a header.
     """
 
     def __init__(
@@ -97,6 +108,9 @@ class Stream:
         self.name = name
         self.position = position
         self.overlong_from = overlong_from
+        self.header = b""
+        self.header_lines = 0
+        self.taken = 0
         self.content: Content | None = None
         self.more = False
         self.ended = False
@@ -113,14 +127,20 @@ class Stream:
         """Bytes of a record whose end has not come yet."""
         return self._framer.pending if self._framer else 0
 
+    @property
+    def held(self) -> int:
+        """Bytes of whole lines that wait for others to be joined with."""
+        return self._framer.held if self._framer else 0
+
     def fileno(self) -> int:
         """The open file's descriptor, for identity and size."""
         return self._file.fileno()
 
-    def rewind(self, position: int, overlong_from: int = -1) -> None:
+    def rewind(self, position: int, overlong_from: int = -1, header: bytes = b"") -> None:
         """Go back to where it stood before."""
         self.position = position
         self.overlong_from = overlong_from
+        self.header = header
         self.content = None
         self.ended = self.refused = False
         self._events = None
@@ -177,8 +197,28 @@ class Stream:
     def _start_framer(self, content: Content) -> Framer:
         """A framer for what the stream holds, at its position."""
         self.content = content
-        kind = JsonFramer if content == "json" else LineFramer
-        return kind(self.position, self._limits.record_bytes, self._limits.rejected_bytes)
+        cap, keep = self._limits.record_bytes, self._limits.rejected_bytes
+        if form := HEADER_FORMATS.get(content):
+            return HeaderFramer(self.position, cap, keep, form=form, header=self.header)
+        if content == "auditd":
+            return AuditFramer(self.position, cap, keep)
+        return (JsonFramer if content == "json" else LineFramer)(self.position, cap, keep)
+
+    def pass_over(self, end: int) -> None:
+        """Stand at the offset `end`, with the header that is valid there. Only what has a header
+        is read for it."""
+        batch = StreamBatch([], [])
+        opened = self._open_content(batch, 0.0, final=False)
+        framer = self._framer
+        if opened and isinstance(framer, HeaderFramer):
+            while framer.position < end and not framer.broken:
+                chunk = self._bytes.read1(min(CHUNK_BYTES, end - framer.position))
+                if not chunk:
+                    break
+                framer.feed(chunk)
+            self.rewind(end, header=framer.header)
+        else:
+            self.rewind(end)
 
     def _read_head(self) -> bytes:
         """First bytes of the stream, of what is inside when it is gzip."""
@@ -192,11 +232,17 @@ class Stream:
         content = sniff_content(head)
         if self._bytes is not self._file and content in ("gzip", "evtx"):
             return "binary"  # a packed pack or EVTX: unpack it first
-        if self.name.format in _LINE_FORMATS and content == "json":
-            return "lines"
         if self.position and content in _NO_LOG:
-            return "lines"  # it was read before: what came over its beginning is no reason to stop
-        return content
+            # It was read before: what came over its beginning is no reason to stop.
+            content = "lines"
+        if content not in _LINED:
+            return content
+        named = self.name.format
+        if named == "auto":
+            return content
+        if named in _FRAMED_FORMATS:
+            return _FRAMED_FORMATS[named]
+        return "lines" if named in _LINE_FORMATS or content != "json" else content
 
     def _open_evtx(self, batch: StreamBatch, received: float, head: bytes) -> bool:
         try:
@@ -223,20 +269,40 @@ class Stream:
                     self._take(batch, framer.finish(), received)
                     self._reject_file(batch, received, b"", f"cannot be read further: {error}")
                 else:  # it may still be being written: take it up again where it is whole
-                    self.rewind(self.position, self.overlong_from)
+                    self.rewind(self.position, self.overlong_from, self.header)
                 return
             if not chunk:
                 if want.final:
                     self._take(batch, framer.finish(), received)
                     self.ended = True
+                elif want.flush and left == want.data:
+                    self._take(batch, framer.flush(), received)
+                self._note_place(framer)
+                if isinstance(framer, HeaderFramer) and framer.broken:
+                    self._refuse(batch, received, framer.broken)
                 return
             left -= len(chunk)
+            self.taken += len(chunk)
             self._take(batch, framer.feed(chunk), received)
-            self.position = framer.position
-            self.overlong_from = framer.overlong_from
+            self._note_place(framer)
+            if isinstance(framer, HeaderFramer) and framer.broken:
+                self._refuse(batch, received, framer.broken)
+                return
             if not framer.pending and not chunk.strip(b"\x00"):
                 self._skip_hole()
         self.more = True
+
+    def _note_place(self, framer: Framer) -> None:
+        self.position = framer.position
+        self.overlong_from = framer.overlong_from
+        if isinstance(framer, HeaderFramer):
+            self.header = framer.header
+            self.header_lines += framer.header_lines
+            framer.header_lines = 0
+
+    def _refuse(self, batch: StreamBatch, received: float, reason: str) -> None:
+        self._reject_file(batch, received, b"", reason)
+        self.refused = True
 
     def _skip_hole(self) -> None:
         """Pass over a hole in a sparse file at once: it reads as NULs without end."""
@@ -246,8 +312,11 @@ class Stream:
             data = os.lseek(self.fileno(), self._file.tell(), os.SEEK_DATA)
         except OSError:  # no data behind, or a file system that does not tell
             return
-        self.rewind(data)
-        self._framer = self._start_framer("lines")
+        content = self.content
+        self.rewind(data, header=self.header)
+        self._framer = self._start_framer(
+            "lines" if content is None or content == "json" else content
+        )
         self._file.seek(data)
 
     def _take(self, batch: StreamBatch, frames: list[Frame], received: float) -> None:
@@ -262,6 +331,7 @@ class Stream:
                 received=received,
                 format=name.format,
                 truncated=frame.truncated,
+                header=frame.header,
             )
             if frame.truncated:
                 cap = self._limits.record_bytes

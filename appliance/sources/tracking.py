@@ -35,7 +35,8 @@ class StreamState(msgspec.Struct):
     """What a checkpoint holds of one file. `position` and `overlong_from` are the stream's;
     `size` is the file's size when it was read to its end for good (EVTX, gzip, a renamed or
     deleted file), else -1; `refused` says that it is no log; `gone` that it was deleted, and only
-    keeps its generation from being given again; `fresh` that nothing of it has been read."""
+    keeps its generation from being given again; `fresh` that nothing of it has been read. `header`
+    are the lines that name the columns at `position`, each byte as one character."""
 
     logical: str
     generation: int
@@ -52,6 +53,7 @@ class StreamState(msgspec.Struct):
     refused: bool = False
     gone: bool = False
     fresh: bool = True
+    header: str = ""
 
     @property
     def key(self) -> str:

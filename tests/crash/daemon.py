@@ -31,4 +31,4 @@ def kill_at(name: str, times: int) -> OnStep:
 
 if __name__ == "__main__":
     config, step, count = sys.argv[1:]
-    run_daemon(load_config(Path(config)), kill_at(step, int(count)))
+    run_daemon(load_config(Path(config)), on_step=kill_at(step, int(count)))

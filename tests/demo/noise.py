@@ -16,6 +16,7 @@ from tests.demo.plant import (
     DOMAIN,
     EDGE,
     OFFICE,
+    ORDINARY,
     POWERSHELL_EXE,
     SERVER,
     SYSTEM32,
@@ -452,4 +453,4 @@ def draft_noise(pen: Pen, rng: Random, length_s: float, count: int) -> list[Draf
     while len(drafts) < count:
         habit = chosen.pop() if chosen else rng.choices(habits, weights)[0]
         drafts += habit(pen, rng, rng.uniform(0.0, length_s - 1.0))
-    return [draft.labelled(None, "ordinary") for draft in drafts]
+    return [draft.labelled(None, ORDINARY) for draft in drafts]

@@ -1,4 +1,4 @@
-"""The demonstration's invented plant: its three machines, its people, and drafts of their records.
+"""The demonstration's invented plant: its machines, its people, and drafts of their records.
 
 SYNTHETIC: no host, account or address here exists. A draft is a record that has its time but not
 yet its record number; `scenario` numbers and writes drafts once they are in order.
@@ -15,8 +15,12 @@ from tests.demo.render import (
     make_sid,
     process_created,
 )
+from tests.demo.sensors import ZeekLog, make_zeek_uid, write_access, write_eve, write_zeek
 
-File = Literal["sysmon.jsonl", "security.jsonl", "auth.log"]
+File = Literal[
+    "sysmon.jsonl", "security.jsonl", "auth.log", "nginx-access.log", "audit.log", "conn.log",
+    "dns.log", "smb_files.log", "s7comm.log", "eve.json",
+]  # fmt: skip
 
 DOMAIN: Final = "NORDHAFEN"
 SYSTEM32: Final = "C:\\Windows\\System32\\"
@@ -39,10 +43,28 @@ SERVER: Final = Machine("NH-FS01.nordhafen.test", "10.20.2.11")
 JUMP_HOST: Final = Machine("nh-jump01", "10.20.3.5")
 CONTROLLER_ADDRESS: Final = "10.20.2.10"
 BACKUP_ADDRESS: Final = "10.20.2.40"
+#: The web server in the DMZ with the customers' portal; the sensors at the border and inside; who
+#: talks to the controllers of the pumps, and these.
+WEB_SERVER: Final = Machine("nh-web01", "10.20.5.8")
+BORDER_SENSOR: Final = Machine("nh-ids01", "10.20.5.2")
+PLANT_SENSOR: Final = Machine("nh-zeek01", "10.20.3.9")
+CONTROL_ROOM_ADDRESS: Final = "10.20.4.10"
+CONTROLLERS: Final = ("10.20.4.21", "10.20.4.22", "10.20.4.23")
+
+#: The files of syslog lines, and the Zeek logs, by name.
+SYSLOG_FILES: Final = frozenset({"auth.log", "nginx-access.log"})
+ZEEK_FILES: Final[dict[ZeekLog, File]] = {
+    "conn": "conn.log",
+    "dns": "dns.log",
+    "smb_files": "smb_files.log",
+    "s7comm": "s7comm.log",
+}
 
 #: The engineer whose account is stolen; his colleagues live on in peace.
 VICTIM: Final = f"{DOMAIN}\\r.brandt"
 ADMIN: Final = f"{DOMAIN}\\adm.lang"
+#: The note of what belongs to no attack.
+ORDINARY: Final = "ordinary"
 COLLEAGUES: Final = ("m.keller", "j.petersen", "a.novak")
 
 
@@ -74,7 +96,8 @@ class Process:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A record at `offset_s` seconds after the play's start. A Windows record has `event_id` and
-    `fields`; a syslog line has `program`, `pid` and `message`."""
+    `fields`; a syslog line has `program`, `pid` and `message`; an audit event has `records`, type
+    and text of each; a sensor's record is a `line`."""
 
     offset_s: float
     file: File
@@ -86,6 +109,8 @@ class Draft:
     program: str = ""
     pid: int | None = None
     message: str = ""
+    records: tuple[tuple[str, str], ...] = ()
+    line: str = ""
 
     @property
     def channel(self) -> str:
@@ -227,6 +252,62 @@ class Pen:
     def syslog(self, offset_s: float, program: str, message: str, pid: int | None = None) -> Draft:
         """A line of the jump host's auth.log."""
         return Draft(offset_s, "auth.log", JUMP_HOST, program=program, pid=pid, message=message)
+
+    def access(
+        self, offset_s: float, client: str, request: str, status: int, size: int, agent: str
+    ) -> Draft:
+        """A line of the web server's access log, which nginx sends by syslog."""
+        message = write_access(self.start + offset_s, client, request, status, size, agent)
+        return Draft(
+            offset_s, "nginx-access.log", WEB_SERVER, program="nginx", pid=None, message=message
+        )
+
+    def audit(self, offset_s: float, *records: tuple[str, str]) -> Draft:
+        """One event of the web server's auditd."""
+        return Draft(offset_s, "audit.log", WEB_SERVER, records=records)
+
+    def zeek(
+        self,
+        offset_s: float,
+        log: ZeekLog,
+        source: tuple[str, int],
+        target: tuple[str, int],
+        values: dict[str, Any],
+    ) -> Draft:
+        """A line of a Zeek log; `source` and `target` are address and port."""
+        ends = {
+            "ts": self.start + offset_s,
+            "uid": make_zeek_uid("C", source, target, offset_s),
+            "id.orig_h": source[0],
+            "id.orig_p": source[1],
+            "id.resp_h": target[0],
+            "id.resp_p": target[1],
+        }
+        line = write_zeek(log, {**ends, **values})
+        return Draft(offset_s, ZEEK_FILES[log], PLANT_SENSOR, line=line)
+
+    def eve(
+        self,
+        offset_s: float,
+        event_type: str,
+        source: tuple[str, int],
+        target: tuple[str, int],
+        fields: dict[str, Any],
+        protocol: str = "TCP",
+    ) -> Draft:
+        """A record of the border's Suricata."""
+        flow = int(make_zeek_uid("", source, target)[:12], 16)
+        ends = {
+            "flow_id": flow,
+            "in_iface": "mirror0",
+            "src_ip": source[0],
+            "src_port": source[1],
+            "dest_ip": target[0],
+            "dest_port": target[1],
+            "proto": protocol,
+        }
+        line = write_eve(self.start + offset_s, event_type, BORDER_SENSOR.name, {**ends, **fields})
+        return Draft(offset_s, "eve.json", BORDER_SENSOR, line=line)
 
 
 def actor(process: Process) -> dict[str, Any]:

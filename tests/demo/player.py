@@ -5,13 +5,14 @@ logrotate's `create` mode does: the file is renamed to `sysmon.jsonl.1` and a ne
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
+from tests.demo.plant import File
 from tests.demo.scenario import Step
 
-FILES: Final = ("sysmon.jsonl", "security.jsonl", "auth.log")
+FILES: Final[tuple[File, ...]] = get_args(File)
 ROTATED: Final = "sysmon.jsonl"
 
 
@@ -19,21 +20,24 @@ def play(
     steps: Sequence[Step],
     directory: Path,
     *,
+    begin: Mapping[File, str],
     sleep: Callable[[float], None],
     clock: Callable[[], float],
     on_line: Callable[[Step], None],
 ) -> None:
     """Append every step's line at its offset from now; returns when all are written.
 
-    `clock` gives seconds, `sleep` waits so many, `on_line` is told each step after its line is in
-    the file. Each line is one write with its newline. The folder must exist; the files are
-    created when they are not there. Raises OSError when a file cannot be written and ValueError
-    for no steps.
+    `begin` are the first bytes of files that begin with something; `clock` gives seconds, `sleep`
+    waits so many, `on_line` is told each step after its line is in the file. Each step is one write
+    with its newline. The folder must exist; the files are created when they are not there. Raises
+    OSError when a file cannot be written and ValueError for no steps.
     """
     if not steps:
         raise ValueError("there is nothing to play")
     for name in FILES:
         (directory / name).touch()
+        if head := begin.get(name):
+            append_line(directory / name, head.removesuffix("\n"))
     began = clock()
     rotate_at = find_rotation(steps)
     for number, step in enumerate(steps):

@@ -12,10 +12,12 @@ from pathlib import Path
 from appliance.control import ask_daemon
 from tests.demo.receiver import Received, SyslogReceiver
 
+#: One source a machine or sensor, as an operator names them.
 CONFIG = """\
 # Written for the demonstration; every path is inside its scratch directory.
 state_dir: {folder}/state
 hostname: appliance.demo.test
+heartbeat: 5s
 sources:
   - name: sysmon
     type: files
@@ -26,6 +28,23 @@ sources:
   - name: auth
     type: files
     paths: [{folder}/logs/auth.log]
+  - name: portal
+    type: files
+    paths: [{folder}/logs/nginx-access.log]
+  - name: audit
+    type: files
+    paths: [{folder}/logs/audit.log]
+  - name: suricata
+    type: files
+    paths: [{folder}/logs/eve.json]
+  - name: zeek
+    type: files
+    paths:
+      - {folder}/logs/conn.log
+      - {folder}/logs/dns.log
+      - {folder}/logs/smb_files.log
+      - {folder}/logs/s7comm.log
+    expect_every: {expect_every:g}
 sinks:
   - name: collector
     type: syslog
@@ -40,15 +59,22 @@ sinks:
 class Stage:
     """Starts the daemon as its own process; `close` ends it by its id.
 
-    Raises RuntimeError when the daemon does not come up.
+    The network sensor counts as silent after `expect_every` seconds (0: never). Raises RuntimeError
+    when the daemon does not come up.
     """
 
-    def __init__(self, folder: Path, on_message: Callable[[Received], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_message: Callable[[Received], None],
+        *,
+        expect_every: float = 0.0,
+    ) -> None:
         self.folder = folder
         self.logs = folder / "logs"
         self.logs.mkdir()
         self.config = folder / "appliance.yaml"
-        self.config.write_text(CONFIG.format(folder=folder))
+        self.config.write_text(CONFIG.format(folder=folder, expect_every=expect_every))
         self.receiver = SyslogReceiver(folder / "syslog.sock", on_message, time.monotonic)
         self._log = (folder / "daemon.log").open("wb")
         began = time.monotonic()

@@ -1,0 +1,319 @@
+"""All of the running appliance that comes from its configuration, so that a new one can be built
+whole beside the old and then take its place: sources, rules, experts, the line, sinks.
+
+The store, the lock and the control socket are the daemon's and outlive every engine.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.assembly import (
+    Experts,
+    build_detectors,
+    build_formats,
+    build_judge,
+    build_reader,
+    index_rules,
+    load_rule_set,
+    open_correlator,
+    open_experts,
+    open_sources,
+    read_known_verdicts,
+)
+from appliance.config import Config, FileSink, SyslogSink, describe_sink
+from appliance.delivery import Delivery, close_deliveries
+from appliance.detect.sigma.engine import SigmaDetector
+from appliance.detect.sigma.load import RuleSet, load_rules
+from appliance.emit.sinks import Sink, build_sink
+from appliance.errors import ApplianceError, ConfigError, RuleError
+from appliance.health import RULES as HEALTH_RULES
+from appliance.judge.bench import Bench
+from appliance.pipeline import Line
+from appliance.places import find_knowledge, find_models, own_rules
+from appliance.schema import OnStep
+from appliance.shards import LocalShard, RemoteShard, Shard
+from appliance.sources.journal import Own
+from appliance.store import Store
+
+log = logging.getLogger("appliance")
+
+DRAIN_SECONDS = 3.0
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What every engine of a daemon works with."""
+
+    store: Store
+    clock: Callable[[], float]
+    wake: Callable[[], None]
+    on_step: OnStep
+    own: Own
+
+
+class Draft:
+    """A new engine's expensive parts, built while another engine runs. Raises ApplianceError when
+    they can't be built: nothing was touched then."""
+
+    def __init__(self, config: Config, around: Surroundings, old: "Engine | None" = None) -> None:
+        self.config = config
+        self.rules = load_rule_set(config.rules, build_formats(config))
+        if old is not None:
+            _refuse_broken_rules(self.rules, old.rules)
+        self.sinks = [open_sink(spec, config, around.on_step) for spec in config.sinks]
+        self.experts_mark: tuple[object, ...] = _mark_experts(config)
+        keep = old is not None and old.experts_mark == self.experts_mark
+        self.experts = old.experts if old is not None and keep else open_experts(config)
+
+
+def _refuse_broken_rules(new: RuleSet, old: RuleSet) -> None:
+    """A rule that loaded before and is now refused was broken by a change: the old set stays."""
+    before = {(r.path, r.reason) for r in old.refused}
+    broken = [r for r in new.refused if (r.path, r.reason) not in before]
+    if broken:
+        told = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in broken[:3])
+        raise RuleError(f"{len(broken)} rules are broken: {told}")
+
+
+def _mark_experts(config: Config) -> tuple[object, ...]:
+    """What the experts come from: changes when another model or base is there."""
+    folders = (find_models(config.models_dir), find_knowledge(config.knowledge_dir))
+    manifests = [
+        folder / name
+        for folder, name in zip(folders, ("encoder/manifest.json", "manifest.json"), strict=True)
+        if folder is not None
+    ]
+    texts = [path.read_bytes() if path.is_file() else b"" for path in manifests]
+    return (config.model, *folders, *texts)
+
+
+def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> Sink:
+    """A sink as configured. Raises ApplianceError when its settings make no sense."""
+    hostname = config.hostname or socket.gethostname()
+    try:
+        return build_sink(
+            spec.name,
+            describe_sink(spec),
+            hostname=hostname,
+            procid=str(os.getpid()),
+            on_step=on_step,
+        )
+    except ValueError as error:
+        raise ApplianceError(f"sink {spec.name}: {error}") from error
+
+
+class Engine:
+    """The parts, put together and ready to `start`. With `old`, what did not change is taken over
+    from it, and the rest of it is closed: there is one engine at a time."""
+
+    def __init__(self, draft: Draft, around: Surroundings, old: "Engine | None" = None) -> None:
+        self.config = config = draft.config
+        self.rules = draft.rules
+        self.experts: Experts = draft.experts
+        self.experts_mark: tuple[object, ...] = draft.experts_mark
+        self._around = around
+        store = around.store
+        self.detectors = build_detectors(self.rules)
+        self.reader = build_reader(config, self.detectors)
+        canary = SigmaDetector(load_rules([own_rules()], feeds=lambda _: None))
+        #: Puts the canary through every detector, and one whose rule is about it.
+        self.own_reader = build_reader(config, {**self.detectors, "selftest": canary})
+        self.judge = build_judge(
+            self.experts, read_known_verdicts(store, self.experts.base), config, wake=around.wake
+        )
+        self._kept_sources: set[str] = set()
+        self._tending: threading.Thread | None = None
+        if old is not None:
+            old.retire(self)
+        self.shards = self._open_shards(old)
+        self.deliveries = self._open_deliveries(draft.sinks, old)
+        built_in = {rule.id: rule for rule in HEALTH_RULES.values()}
+        self.line = Line(
+            rules={**index_rules(self.detectors), **canary.rules, **built_in},
+            judge=self.judge,
+            correlator=open_correlator(store, config),
+            known=store.known_findings,
+            sinks=bool(self.deliveries),
+        )
+
+    def start(self) -> None:
+        """Start what was not taken over."""
+        if self.experts.encoder is not None:
+            self.experts.encoder.start()
+        if isinstance(self.judge, Bench):
+            self.judge.start(self.line.rules)
+            self._ask_again(self.judge)
+        for shard in self.shards:
+            shard.start(self._around.wake)
+        for delivery in self.deliveries:
+            delivery.start()
+
+    def tend(self) -> None:
+        """Have the model's process started again when it died while nobody asked it anything."""
+        encoder = self.experts.encoder
+        if encoder is None or (self._tending is not None and self._tending.is_alive()):
+            return
+        state = encoder.state()
+        if state.phase == "backing_off" and state.retry_in <= 0:
+            # Whoever is being answered holds the encoder: this thread must not wait for it.
+            self._tending = threading.Thread(target=encoder.wait_ready, args=(0.0,), daemon=True)
+            self._tending.start()
+
+    def close(self) -> None:
+        """Deliver what can be delivered at once, and close everything."""
+        for delivery in self.deliveries:  # all at once, while the rest is closed
+            delivery.begin_close()
+        for shard in self.shards:
+            shard.close()
+        # First the model: the bench's thread may be waiting for its answer.
+        self.experts.close()
+        if isinstance(self.judge, Bench):
+            self.judge.close()
+        close_deliveries(self.deliveries, DRAIN_SECONDS)
+
+    def retire(self, new: "Engine") -> None:
+        """Close what the new engine does not take over."""
+        kept = self._find_kept(new.config)
+        new._kept_sources = kept
+        for shard in self.shards:
+            if isinstance(shard, LocalShard):
+                for source in shard.sources:
+                    if source.name not in kept:
+                        source.close()
+            else:
+                shard.close()
+        if isinstance(self.judge, Bench):
+            # It may wait for the model's answer to what it asked last; nobody waits for it.
+            threading.Thread(target=self.judge.close, daemon=True).start()
+        if self.experts is not new.experts:
+            self.experts.close()
+
+    def _find_kept(self, config: Config) -> set[str]:
+        """Sources that go on as they are."""
+        same = (
+            config.workers == self.config.workers == 1
+            and config.limits == self.config.limits
+            and config.rescan_seconds == self.config.rescan_seconds
+        )
+        specs = {spec.name: spec for spec in config.sources}
+        return {s.name for s in self.config.sources if same and specs.get(s.name) == s}
+
+    def _open_shards(self, old: "Engine | None") -> list[Shard]:
+        config, around = self.config, self._around
+        checkpoints = around.store.checkpoints
+        if config.workers == 1:
+            before = [s for s in (old.shards if old else []) if isinstance(s, LocalShard)]
+            mine = [source for shard in before for source in shard.sources]
+            kept = {source.name: source for source in mine if source.name in self._kept_sources}
+            dropped = {name: n for shard in before for name, n in shard.dropped.items()}
+            fresh = [spec for spec in config.sources if spec.name not in kept]
+            opened = open_sources(fresh, config, checkpoints, around.clock, around.own)
+            by_name = {source.name: source for source in opened} | kept
+            sources = [by_name[spec.name] for spec in config.sources]
+            running = {name: dropped.get(name, 0) for name in kept}
+            return [LocalShard(sources, self.reader, config.limits, running=running)]
+        names = [spec.name for spec in config.sources]
+        count = min(config.workers, len(names))
+        return [
+            RemoteShard(
+                number + 1,
+                names[number::count],
+                config,
+                checkpoints=checkpoints,
+                clock=around.clock,
+                own=around.own,
+            )
+            for number in range(count)
+        ]
+
+    def _open_deliveries(self, sinks: list[Sink], old: "Engine | None") -> list[Delivery]:
+        """A sink whose settings are the same goes on; the others begin anew."""
+        before = {}
+        if old is not None:
+            specs = dict(zip((d.sink.name for d in old.deliveries), old.config.sinks, strict=True))
+            same = old.config.hostname == self.config.hostname
+            for delivery in old.deliveries:
+                before[delivery.sink.name] = (specs[delivery.sink.name] if same else None, delivery)
+        kept: list[Delivery] = []
+        fresh: list[Sink] = []
+        found: dict[str, Delivery] = {}
+        for sink, spec in zip(sinks, self.config.sinks, strict=True):
+            if sink.name in before and before[sink.name][0] == spec:
+                found[sink.name] = before[sink.name][1]
+                kept.append(found[sink.name])
+                sink.close()
+            else:
+                fresh.append(sink)
+        close_deliveries([d for _, d in before.values() if d not in kept], DRAIN_SECONDS)
+        store = self._around.store
+        store.open_sinks([sink.name for sink in sinks])
+        found.update({sink.name: Delivery(sink, store) for sink in fresh})
+        return [found[sink.name] for sink in sinks]
+
+    def _ask_again(self, bench: Bench) -> None:
+        """Findings of an earlier run on which the expert had not answered when it ended."""
+        store = self._around.store
+        waiting = store.pending_rules()
+        known = self.line.rules
+        store.settle_findings([rule for rule in waiting if rule not in known])
+        for rule in waiting:
+            if rule in known:
+                bench.ask(known[rule])
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `status`."""
+        judge = self.judge.describe() if isinstance(self.judge, Bench) else {}
+        shards = [shard.describe() for shard in self.shards]
+        limits, correlator = self.config.limits, self.line.correlator
+        return {
+            "sources": {name: row for s in shards for name, row in s["sources"].items()},
+            "workers": [s["worker"] for s in shards if "worker" in s],
+            "rule_errors": {key: row for s in shards for key, row in s["rule_errors"].items()},
+            "sinks": {d.sink.name: d.describe() for d in self.deliveries},
+            "rules": {"loaded": len(self.rules.rules), "refused": len(self.rules.refused)},
+            "models": self.experts.describe(),
+            "judge": judge,
+            "queues": {
+                "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},
+                "correlation_keys": {
+                    "depth": correlator.keys,
+                    "cap": limits.correlation_keys,
+                    "dropped": correlator.evicted,
+                },
+            },
+        }
+
+
+def check_reload(new: Config, old: Config) -> None:
+    """Raises ConfigError for what only a restart can change."""
+    problems = [
+        f"{name}: can only be changed by a restart"
+        for name in ("state_dir", "control_socket")
+        if getattr(new, name) != getattr(old, name)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def list_disks(config: Config) -> list[dict[str, Any]]:
+    """Free space where the appliance writes: its state, and the folders of file sinks."""
+    places = [Path(config.state_dir)]
+    places += [Path(spec.path).parent for spec in config.sinks if isinstance(spec, FileSink)]
+    disks: dict[int, dict[str, Any]] = {}
+    for place in places:
+        try:
+            device, status = place.stat().st_dev, os.statvfs(place)
+        except OSError:
+            continue
+        disks.setdefault(device, {
+            "path": str(place),
+            "free_bytes": status.f_bavail * status.f_frsize,
+            "free_share": status.f_bavail / status.f_blocks if status.f_blocks else 1.0,
+        })  # fmt: skip
+    return list(disks.values())
