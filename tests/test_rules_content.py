@@ -30,8 +30,22 @@ NAMES: Final = [str(path.relative_to(RULES)) for path in PATHS]
 #: 2026-11-18, after every time that the samples tell.
 RECEIVED: Final = 1_795_000_000.0
 TECHNIQUE: Final = re.compile(r"attack\.t\d{4}(\.\d{3})?")
+SYSLOG: Final = re.compile(r"<\d{1,3}>1 |(<\d{1,3}>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d ")
 TACTIC: Final = re.compile(r"attack\.[a-z]+(-[a-z]+)*")
 ADDRESS: Final = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+#: What a folder's rules are about: each names one of these parts of a log source.
+LOGSOURCES: Final = {
+    "windows": {("product", "windows")},
+    "linux": {("product", "linux")},
+    "linux/auditd": {("product", "linux")},
+    "network": {
+        ("product", "zeek"),
+        ("category", "dns"),
+        ("category", "firewall"),
+        ("category", "proxy"),
+    },
+    "web": {("category", "webserver")},
+}
 #: RFC 5737, RFC 1918, loopback: the only addresses that samples may name.
 INVENTED: Final = tuple(
     ip_network(text)
@@ -83,11 +97,19 @@ def detect_record(text: str, format_name: str) -> list[Detection]:
     return load_detector().detect(normalise(record, decode(record), zone=UTC))
 
 
-def test_there_are_rules_for_both_products() -> None:
-    folders = Counter(path.parent.name for path in PATHS)
+def test_there_are_rules_for_each_kind_of_source() -> None:
+    folders = Counter(name_folder(path) for path in PATHS)
     assert folders["windows"] >= 30
     assert folders["linux"] >= 10
+    assert folders["linux/auditd"] >= 15
+    assert folders["network"] >= 25
+    assert folders["web"] >= 15
     assert len(load_detector().rules) == len(PATHS)
+
+
+def name_folder(path: Path) -> str:
+    """A rule's folder below `rules`."""
+    return path.parent.relative_to(RULES).as_posix()
 
 
 def test_ids_and_titles_are_unique() -> None:
@@ -113,7 +135,8 @@ def test_metadata_is_complete(path: Path) -> None:
     assert 10 <= len(rule["title"]) <= 110
     assert len(rule["description"]) >= 40
     assert rule["falsepositives"]
-    assert rule["logsource"]["product"] == path.parent.name
+    source = rule["logsource"]
+    assert source.items() & LOGSOURCES[name_folder(path)], source
     tags = rule["tags"]
     assert any(TECHNIQUE.fullmatch(tag) for tag in tags)
     assert any(TACTIC.fullmatch(tag) for tag in tags)
@@ -159,24 +182,36 @@ def test_samples_have_many_shapes() -> None:
     for path in PATHS:
         for sample in read_samples(path):
             shapes[name_shape(sample["record"])] += 1
-    assert all(shapes[shape] >= 10 for shape in ("event", "winlogbeat", "nxlog", "3164", "5424"))
+    for shape in ("event", "winlogbeat", "nxlog", "3164", "5424", "zeek", "access", "auditd"):
+        assert shapes[shape] >= 10, shape
 
 
 def name_shape(record: str) -> str:
-    """Which forwarder's shape a sample is in."""
+    """Which forwarder's shape a sample is in, "" for those that few samples have."""
     if not record.startswith("{"):
+        if record.startswith("type="):
+            return "auditd"
+        if '] "' in record:
+            return "access"
+        if SYSLOG.match(record) is None:
+            return ""
         return "5424" if record.startswith("<") else "3164"
     fields = json.loads(record)
+    if "_path" in fields:
+        return "zeek"
+    if not fields.keys() & {"Event", "winlog", "EventID"}:
+        return ""
     if "Event" in fields:
         return "event"
     return "winlogbeat" if "winlog" in fields else "nxlog"
 
 
 def test_tags_exist_in_attack(shared_data: Callable[[str], Path]) -> None:
-    """Each technique is one of ATT&CK's and belongs to one of the rule's tactics, and each
-    tactic has a technique."""
-    known = read_techniques(shared_data("knowledge"))
-    assert len(known) > 500
+    """Each technique is one of ATT&CK's (for companies or for industrial control systems) and
+    belongs to one of the rule's tactics, and each tactic has a technique."""
+    knowledge = shared_data("knowledge")
+    known = read_techniques(knowledge, "enterprise") | read_techniques(knowledge, "ics")
+    assert len(known) > 600
     for path in PATHS:
         tags = [tag.removeprefix("attack.") for tag in read_rule(path)["tags"]]
         techniques = [tag.upper() for tag in tags if TECHNIQUE.fullmatch(f"attack.{tag}")]
@@ -187,9 +222,9 @@ def test_tags_exist_in_attack(shared_data: Callable[[str], Path]) -> None:
         assert tactics <= set().union(*(known[technique] for technique in techniques)), path.name
 
 
-def read_techniques(folder: Path) -> dict[str, frozenset[str]]:
+def read_techniques(folder: Path, matrix: str) -> dict[str, frozenset[str]]:
     """Technique id -> tactics, of what is neither revoked nor deprecated, from the STIX bundle."""
-    bundle = json.loads(next(folder.rglob("enterprise-attack.json")).read_text("utf-8"))
+    bundle = json.loads(next(folder.rglob(f"{matrix}-attack.json")).read_text("utf-8"))
     known: dict[str, frozenset[str]] = {}
     for item in bundle["objects"]:
         if item["type"] != "attack-pattern":

@@ -39,7 +39,7 @@ SHELL: Final = "/uploads/logo.php"
 SERVICE_BINARY: Final = "WmRkTqbz.exe"
 
 #: Seconds after the play's start at which the plant's network sensor is cut off.
-SENSOR_CUT_S: Final = 19.8
+SENSOR_CUT_S: Final = 18.8
 SIGNATURE: Final = "NORDHAFEN WEB Path Traversal to the Password File"
 
 
@@ -57,16 +57,18 @@ def draft_web_server(pen: Pen) -> list[Draft]:
         pen.access(1.6, OUTSIDE, f"GET {SHELL}?cmd=id HTTP/1.1", 200, 54, AGENT).labelled(
             "Command Sent to a Web Shell", "an uploaded picture is a web shell"
         ),
-        *draft_shell(pen, 1.7, ("sh", "-c", "id"), 9101, "Web Server Starts a Shell",
-                     "the web shell asks who it is"),
+        draft_shell(pen, 1.7, ("sh", "-c", "id"), 9101).labelled(
+            "Web Server Starts a Shell", "the web shell asks who it is"
+        ),
         pen.access(2.6, OUTSIDE, f"GET {SHELL}?cmd={command} HTTP/1.1", 200, 0, AGENT).labelled(
             "Command Sent to a Web Shell", "the web shell is told to fetch a script"
         ),
-        *draft_shell(pen, 2.7, ("sh", "-c", loader), 9110, "Web Server Starts a Shell",
-                     "the web server's account fetches a script and runs it"),
+        draft_shell(pen, 2.7, ("sh", "-c", loader), 9110).labelled(
+            "Web Server Starts a Shell", "the web server's account fetches a script and runs it"
+        ),
         draft_fetch(pen, 2.8),
         draft_job(pen, 3.6),
-    ]  # fmt: skip
+    ]
 
 
 def draft_alert(pen: Pen, at: float, url: str) -> Draft:
@@ -100,18 +102,15 @@ def draft_alert(pen: Pen, at: float, url: str) -> Draft:
     )
 
 
-def draft_shell(
-    pen: Pen, at: float, arguments: tuple[str, ...], pid: int, truth: str, note: str
-) -> list[Draft]:
+def draft_shell(pen: Pen, at: float, arguments: tuple[str, ...], pid: int) -> Draft:
     """PHP's worker starts a shell."""
     call = describe_syscall(
         "execve", "/usr/bin/dash", comm="sh", pid=pid, ppid=2114, uid=33, key="exec", items=1
     )
-    event = pen.audit(
+    return pen.audit(
         at, call, describe_arguments(arguments), ("CWD", 'cwd="/var/www/html/uploads"'),
         describe_path(0, "/bin/sh", "NORMAL"), describe_title(arguments),
     )  # fmt: skip
-    return [event.labelled(truth, note)]
 
 
 def draft_fetch(pen: Pen, at: float) -> Draft:
@@ -147,7 +146,7 @@ def draft_network(pen: Pen) -> list[Draft]:
         name = f"{number}.{data[:56]}.{data[56:]}.{DOMAIN}"
         values = describe_query(rng, name, (16, "TXT"), "TXT 2 ok")
         query = pen.zeek(
-            13.2 + number * 0.3, "dns", (here, 50_301 + number), (CONTROLLER_ADDRESS, 53), values
+            12.2 + number * 0.3, "dns", (here, 50_301 + number), (CONTROLLER_ADDRESS, 53), values
         )
         drafts.append(
             query.labelled(
@@ -161,19 +160,19 @@ def draft_network(pen: Pen) -> list[Draft]:
         "name": SERVICE_BINARY,
         "size": 0,
         **{
-            f"times.{what}": pen.start + 14.9
+            f"times.{what}": pen.start + 13.9
             for what in ("modified", "accessed", "created", "changed")
         },
     }
     drafts.append(
-        pen.zeek(15.1, "smb_files", (here, 50_122), (SERVER.address, 445), values).labelled(
+        pen.zeek(14.1, "smb_files", (here, 50_122), (SERVER.address, 445), values).labelled(
             "New Program on an Administrative Share", "Zeek sees the program go to ADMIN$"
         )
     )
     source, target = (here, 50_417), (CONTROLLERS[0], 102)
     job = describe_s7_job(source, target, 7, ("0x29", "PLC Stop"))
-    stop = pen.zeek(18.9, "s7comm", source, target, job)
-    answer = pen.zeek(18.95, "s7comm", source, target, describe_s7_answer(job))
+    stop = pen.zeek(17.9, "s7comm", source, target, job)
+    answer = pen.zeek(17.95, "s7comm", source, target, describe_s7_answer(job))
     drafts += [
         stop.labelled(
             "Siemens Controller Told to Stop or Start", "a pump's controller is told to stop"

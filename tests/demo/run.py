@@ -29,8 +29,8 @@ from tests.demo.receiver import Received
 from tests.demo.scenario import LENGTH_S, SILENCE, Step, begin_files, build_scenario
 from tests.demo.stage import Stage
 
-#: How long the last findings may take after the last line, in seconds. The silence is told up to
-#: some 3 s after the last line: it has to last, and is looked for every 2 s.
+#: How long the last findings may take after the last line, in seconds. The silence is told some 4 s
+#: after the last line: it has to last, and is looked for every 2 s.
 PATIENCE_S = 15.0
 #: Fewest heartbeats of a play, at one every 5 s.
 LEAST_BEATS = 4

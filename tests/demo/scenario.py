@@ -54,7 +54,7 @@ from tests.demo.sensor_noise import draft_sensor_noise
 from tests.demo.sensors import write_audit, write_zeek_header
 
 #: Length of a live play in seconds.
-LENGTH_S: Final = 27.0
+LENGTH_S: Final = 26.0
 NOISE_EVENTS: Final = 320
 SEED: Final = 20_261_122
 #: The attacker's program.
@@ -76,7 +76,7 @@ class Silence:
 
 
 SILENCE: Final = Silence(
-    "zeek", SENSOR_CUT_S, 8.0, "Log Source Fell Silent", "the plant's network sensor is cut off"
+    "zeek", SENSOR_CUT_S, 10.0, "Log Source Fell Silent", "the plant's network sensor is cut off"
 )
 
 
@@ -190,33 +190,33 @@ def draft_workstation(pen: Pen) -> list[Draft]:
         "<Arguments>-k</Arguments></Exec></Actions></Task>"
     )
     return [
-        pen.start_process(5.0, word).labelled(None, "the engineer opens the document"),
-        pen.start_process(6.1, shell).labelled(
+        pen.start_process(4.0, word).labelled(None, "the engineer opens the document"),
+        pen.start_process(5.1, shell).labelled(
             "Office Program Starts a Shell or Script Host", "the document starts a shell"
         ),
-        pen.start_process(6.4, power).labelled(
+        pen.start_process(5.4, power).labelled(
             "Encoded PowerShell Command That Downloads", "hidden PowerShell loads the next stage"
         ),
-        pen.start_process(7.3, fetch).labelled(
+        pen.start_process(6.3, fetch).labelled(
             "certutil Downloads a File", "certutil fetches the program"
         ),
-        pen.connect(7.5, fetch, OUTSIDE, 80).labelled(
+        pen.connect(6.5, fetch, OUTSIDE, 80).labelled(
             "Proxy Binary Talks to an Address Outside", "certutil reaches the attacker's server"
         ),
-        pen.start_process(8.4, implant).labelled(
+        pen.start_process(7.4, implant).labelled(
             "Program Started From a Folder Where No Program Belongs", "the program starts"
         ),
-        pen.create_pipe(8.6, implant, "\\msagent_3f").labelled(
+        pen.create_pipe(7.6, implant, "\\msagent_3f").labelled(
             "Named Pipe of a Known Attack Framework", "the program opens its control pipe"
         ),
-        pen.set_value(9.5, implant, run_key + "NordhafenSync", f"{IMPLANT} -k").labelled(
+        pen.set_value(8.5, implant, run_key + "NordhafenSync", f"{IMPLANT} -k").labelled(
             "Run Key Set to a Script or a File Users Can Write", "it stays by a Run key"
         ),
-        pen.start_process(10.2, task).labelled(
+        pen.start_process(9.2, task).labelled(
             "Scheduled Task Created That Runs a Script Interpreter", "it stays by a task"
         ),
         pen.security(
-            10.3,
+            9.3,
             WORKSTATION,
             4698,
             {**subject(VICTIM), "TaskName": "\\Nordhafen Sync", "TaskContent": task_xml},
@@ -224,10 +224,10 @@ def draft_workstation(pen: Pen) -> list[Draft]:
             "Scheduled Task Registered That Runs a Hidden Script (Security Log)",
             "the Security log tells of the same task",
         ),
-        pen.start_process(12.2, dump).labelled(
+        pen.start_process(11.2, dump).labelled(
             "LSASS Dump Through comsvcs.dll", "the passwords in memory are dumped"
         ),
-        pen.open_process(12.3, dump, lsass, "0x1fffff").labelled(
+        pen.open_process(11.3, dump, lsass, "0x1fffff").labelled(
             "Process Opens LSASS With Rights to Read Its Memory", "the dump opens LSASS"
         ),
     ]
@@ -273,25 +273,25 @@ def draft_server(pen: Pen) -> list[Draft]:
     }
     came = logon(VICTIM, WORKSTATION.address, 3, STOLEN_LOGON)
     return [
-        pen.security(14.8, SERVER, 4624, came).labelled(
+        pen.security(13.8, SERVER, 4624, came).labelled(
             None, "the stolen account logs on to the file server"
         ),
-        pen.security(15.0, SERVER, 5145, write).labelled(
+        pen.security(14.0, SERVER, 5145, write).labelled(
             "Program Written to an Administrative Share", "a program is copied to ADMIN$"
         ),
-        pen.security(15.5, SERVER, 4697, install).labelled(
+        pen.security(14.5, SERVER, 4697, install).labelled(
             "Service Installed With a Suspicious Command (Security Log)", "it becomes a service"
         ),
-        pen.start_process(15.7, service).labelled(
+        pen.start_process(14.7, service).labelled(
             "Service Binary With Random Name Runs From the Windows Folder", "the service runs"
         ),
-        pen.start_process(21.6, shadows).labelled(
+        pen.start_process(20.6, shadows).labelled(
             "Volume Shadow Copies Deleted", "the means of recovery are destroyed"
         ),
-        pen.start_process(23.4, clear).labelled(
+        pen.start_process(22.4, clear).labelled(
             "Event Log Cleared or Switched Off by Command", "the Security log is emptied"
         ),
-        pen.security(23.6, SERVER, 1102, subject(VICTIM, STOLEN_LOGON)).labelled(
+        pen.security(22.6, SERVER, 1102, subject(VICTIM, STOLEN_LOGON)).labelled(
             "Security Log Cleared", "the emptied log's first event says so"
         ),
     ]
@@ -302,13 +302,13 @@ def draft_jump_host(pen: Pen) -> list[Draft]:
     source, user = WORKSTATION.address, VICTIM.partition("\\")[2]
     return [
         pen.syslog(
-            17.6, "sshd", f"Accepted password for {user} from {source} port 50310 ssh2", 21417
+            16.6, "sshd", f"Accepted password for {user} from {source} port 50310 ssh2", 21417
         ).labelled(None, "the stolen account logs in with its password"),
-        pen.syslog(18.4, "sudo", sudo_line(user, "/bin/bash")).labelled(
+        pen.syslog(17.4, "sudo", sudo_line(user, "/bin/bash")).labelled(
             "Interactive Root Shell Through sudo", "it takes a root shell"
         ),
         pen.syslog(
-            19.3, "sshd", f"Accepted password for root from {source} port 50344 ssh2", 21460
+            18.3, "sshd", f"Accepted password for root from {source} port 50344 ssh2", 21460
         ).labelled(
             "Root Logged In Over SSH With a Password", "root's new password works over the network"
         ),
@@ -316,6 +316,6 @@ def draft_jump_host(pen: Pen) -> list[Draft]:
             SENSOR_CUT_S, "sudo", sudo_line(user, "/usr/bin/ssh nh-sw02 no monitor session 1")
         ).labelled(None, "the switch's mirror port goes: the network sensor is blind"),
         pen.syslog(
-            24.5, "sudo", sudo_line(user, "/usr/bin/truncate -s 0 /var/log/auth.log")
+            23.5, "sudo", sudo_line(user, "/usr/bin/truncate -s 0 /var/log/auth.log")
         ).labelled("Logs or Shell History Destroyed Through sudo", "the tracks are wiped"),
     ]
