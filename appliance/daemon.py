@@ -109,7 +109,7 @@ class Daemon:
         self._beat_at = 0.0
         self._beats = 0
         self.started = clock()
-        self._loaded = self.started
+        self._loaded = self._ready = self.started
         self._lock = lock_state(Path(config.state_dir))
         self.store = Store(config.store_path, limits=store_limits(config), on_step=on_step)
         self._around = Surroundings(
@@ -157,6 +157,9 @@ class Daemon:
     def _start(self) -> None:
         self.engine.start()
         self.control.start()
+        # No source could be heard before: a slow start is nobody's silence.
+        self._ready = self._clock()
+        self._health = self._open_health()
         self._tell_engine("started")
         self._service.ready()
 
@@ -206,7 +209,7 @@ class Daemon:
             for scope, values in self.store.counts().items()
             if scope.startswith("source:") and "last_received" in values
         }
-        return Health(self.config, last, self.started)
+        return Health(self.config, last, self._ready)
 
     def _close(self) -> None:
         self._service.stopping()

