@@ -276,11 +276,7 @@ class Engine:
             "workers": [s["worker"] for s in shards if "worker" in s],
             "rule_errors": {key: row for s in shards for key, row in s["rule_errors"].items()},
             "sinks": {d.sink.name: d.describe() for d in self.deliveries},
-            "rules": {
-                "loaded": len(self.rules.rules),
-                "refused": len(self.rules.refused),
-                "judged": len(self.line.rules),  # with those about the appliance itself
-            },
+            "rules": {"loaded": len(self.rules.rules), "refused": len(self.rules.refused)},
             "models": self.experts.describe(),
             "judge": judge,
             "queues": {

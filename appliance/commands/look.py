@@ -176,7 +176,7 @@ def _describe_sink(row: Body) -> str:
 def _print_models(view: View, facts: Body) -> None:
     if not facts["running"]:
         return
-    models, judge, judged = facts["models"], facts["judge"], facts["rules"]["judged"]
+    models, judge = facts["models"], facts["judge"]
     encoder = models.get("encoder")
     if encoder:
         view.line(
@@ -186,7 +186,7 @@ def _print_models(view: View, facts: Body) -> None:
         )
     if judge:
         view.line(
-            f"judge: knows the verdict of {judge['verdicts_known']} of {judged} rules"
+            f"judge: {judge['verdicts_known']} verdicts on rules and signatures known"
             + (f", {judge['failed']} failed" if judge["failed"] else "")
             + (f", waits: {clean(judge['down'])}" if judge["down"] else "")
         )
