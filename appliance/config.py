@@ -17,7 +17,6 @@ from typing import Any, Final, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-import orjson
 import yaml
 
 from appliance.control import SOCKET_BYTES
@@ -725,8 +724,9 @@ def _check_circles(config: Config, problems: _Problems) -> None:
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as text that `parse_config` reads (JSON, which is YAML)."""
-    return orjson.dumps(config).decode()
+    """The configuration as YAML that `parse_config` reads back as it was: YAML's own writer knows
+    which numbers and characters JSON writes in another way."""
+    return yaml.safe_dump(msgspec.to_builtins(config), allow_unicode=False, sort_keys=False)
 
 
 def parse_config(text: str, path: str, *, checked: bool = False) -> Config:

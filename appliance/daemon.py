@@ -50,6 +50,8 @@ IDLE_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 #: How often the troubles are looked for.
 LOOK_SECONDS = 2.0
+#: Canaries, and test messages, that may wait for the store.
+MOST_ASKED = 100
 #: The canary's rule (own_rules/canary.yml).
 CANARY_RULE = "5a1f0f1e-6d0f-4a6b-9d7e-0c0a4a3e0001"
 
@@ -99,7 +101,7 @@ class Daemon:
         self._wake = Alarm()
         self._stopping = Alarm()
         self._reloading = Alarm()
-        self._store_error = ""
+        self._store_errors: dict[str, str] = {}  # by what was tried last
         self._reload_error = ""
         self._answers: list[Answer] = []
         self._canaries: deque[RawRecord] = deque()  # as the tests, from the control's thread
@@ -109,7 +111,7 @@ class Daemon:
         self._beat_at = 0.0
         self._beats = 0
         self.started = clock()
-        self._loaded = self._ready = self.started
+        self._loaded = self.started
         self._lock = lock_state(Path(config.state_dir))
         self.store = Store(config.store_path, limits=store_limits(config), on_step=on_step)
         self._around = Surroundings(
@@ -117,7 +119,7 @@ class Daemon:
         )
         self._on_step = on_step
         self.engine = Engine(Draft(config, self._around), self._around)
-        self._health = self._open_health()
+        self._health = self._open_health(config)
         self.control = ControlServer(config.control_path, self._reply)
 
     @property
@@ -158,8 +160,7 @@ class Daemon:
         self.engine.start()
         self.control.start()
         # No source could be heard before: a slow start is nobody's silence.
-        self._ready = self._clock()
-        self._health = self._open_health()
+        self._health = self._open_health(self.config)
         self._tell_engine("started")
         self._service.ready()
 
@@ -185,31 +186,36 @@ class Daemon:
             config = load_config(self._path)
             check_reload(config, self.config)
             draft = Draft(config, self._around, self.engine)
+            health = self._open_health(config).take_over(self._health)
+            engine = Engine(draft, self._around, self.engine)
         except ApplianceError as error:
+            if self.engine.retired:
+                raise  # there is no old one to go on with
             self._reload_error = str(error)
             for line in str(error).splitlines():
                 log.error("not reloaded, the old configuration runs: %s", line)
         else:
-            self._put_engine(draft)
+            self._put_engine(engine, health)
         self._look_at = 0.0
         self._service.ready()
 
-    def _put_engine(self, draft: Draft) -> None:
-        self.store.set_limits(store_limits(draft.config))
-        self.engine = Engine(draft, self._around, self.engine)
-        self.engine.start()
-        self._health = self._open_health().take_over(self._health)
+    def _put_engine(self, engine: Engine, health: Health) -> None:
+        self.engine = engine
+        engine.start()
+        self.store.set_limits(store_limits(engine.config))
+        self._health = health
+        self._answers.clear()  # of another base, perhaps: the new bench is asked again
         self._reload_error = ""
         self._loaded = self._clock()
         self._tell_engine("reloaded")
 
-    def _open_health(self) -> Health:
+    def _open_health(self, config: Config) -> Health:
         last = {
             scope.removeprefix("source:"): values["last_received"]
             for scope, values in self.store.counts().items()
             if scope.startswith("source:") and "last_received" in values
         }
-        return Health(self.config, last, self._ready)
+        return Health(config, last, self._clock())
 
     def _close(self) -> None:
         self._service.stopping()
@@ -227,22 +233,22 @@ class Daemon:
         engine = self.engine
         self._look(now)
         given = [(shard, work) for shard in engine.shards if (work := shard.take()) is not None]
-        own = self._gather_own(now)
-        if not (given or own.works or own.messages):
-            return False
         try:
+            own = self._gather_own(now)
+            if not (given or own.works or own.messages):
+                return False
             batch = join_work([*(work for _, work in given), *own.works], engine.line)
             batch.messages.extend(own.messages)
             self._on_step("line.processed")
             self.store.write_batch(batch)
         except StoreError as error:
-            self._note_store_error(error)
+            self._note_store_error("write", error)
             engine.line.correlator.rollback()
             for shard, _ in given:
                 shard.rewind()
             self._stopping.wait(STORE_RETRY_SECONDS)
             return False
-        self._store_error = ""
+        self._store_errors.pop("write", None)
         engine.line.correlator.commit()
         for shard, work in given:
             shard.commit()
@@ -298,11 +304,13 @@ class Daemon:
         after = self._health.look(now, self._list_facts())
         # What has gone is told anew when it comes again.
         self._raised &= {(t.part, t.kind) for t in after if t.kind is not None}
-        self.engine.tend()
         try:
+            self.engine.tend()
             self.store.expire(now)
         except StoreError as error:
-            self._note_store_error(error)
+            self._note_store_error("expire", error)
+        else:
+            self._store_errors.pop("expire", None)
         for trouble in after:
             if (trouble.part, trouble.words) not in before and trouble.part not in parts:
                 log.warning("%s: %s", trouble.part, trouble.words, extra=_log_fields(trouble.part))
@@ -310,9 +318,9 @@ class Daemon:
             log.info("%s: well again", part, extra=_log_fields(part))
         self._service.status(_describe_state(after))
 
-    def _note_store_error(self, error: StoreError) -> None:
+    def _note_store_error(self, tried: str, error: StoreError) -> None:
         log.error("%s", error)
-        self._store_error = str(error)
+        self._store_errors[tried] = str(error)
 
     def _wake_deliveries(self) -> None:
         for delivery in self.engine.deliveries:
@@ -335,8 +343,9 @@ class Daemon:
                 sinks=bool(self.engine.deliveries),
             )
         except StoreError as error:  # they stay, and are put in once the store takes them
-            self._note_store_error(error)
+            self._note_store_error("answer", error)
             return
+        self._store_errors.pop("answer", None)
         self._answers.clear()
         if updated:
             self._wake_deliveries()
@@ -367,6 +376,8 @@ class Daemon:
             received=now,
             format="json",
         )
+        if len(self._canaries) >= MOST_ASKED:
+            raise ApplianceError(f"{MOST_ASKED} canaries wait for the store already")
         self._canaries.append(record)
         self._wake.set()
         return {"finding": finding_id("sigma", CANARY_RULE, event_id(record))}
@@ -380,6 +391,8 @@ class Daemon:
             raise ApplianceError(f"no such sink; there are: {', '.join(known) or 'none'}")
         key = digest("test", str(now), os.urandom(16))
         body = {"kind": "test", "id": key, "time": render_time(now), "text": "a test, no finding"}
+        if len(self._tests) >= MOST_ASKED:
+            raise ApplianceError(f"{MOST_ASKED} test messages wait for the store already")
         self._tests.append(Outgoing("test", key, now, body))
         self._wake.set()
         return {"id": key}
@@ -389,7 +402,12 @@ class Daemon:
         return build_status(self.store, self.config, self._list_facts())
 
     def _list_facts(self) -> dict[str, Any]:
-        waiting = {row["name"]: row["waiting"] for row in self.store.sinks()}
+        try:
+            waiting = {row["name"]: row["waiting"] for row in self.store.sinks()}
+            self._store_errors.pop("read", None)
+        except StoreError as error:  # it must not end the daemon, which says so
+            self._note_store_error("read", error)
+            waiting = {}
         facts = self.engine.describe()
         for name, sink in facts["sinks"].items():
             sink["waiting"] = waiting.get(name, 0)
@@ -399,7 +417,7 @@ class Daemon:
             "pid": os.getpid(),
             "started": self.started,
             "loaded": self._loaded,
-            "store_error": self._store_error,
+            "store_error": next(iter(dict(self._store_errors).values()), ""),
             "reload_error": self._reload_error,
             "disks": list_disks(self.config),
             "troubles": [

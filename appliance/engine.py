@@ -32,12 +32,12 @@ from appliance.delivery import Delivery, close_deliveries
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.emit.sinks import Sink, build_sink
-from appliance.errors import ApplianceError, ConfigError, RuleError
+from appliance.errors import ApplianceError, ConfigError, RuleError, StoreError
 from appliance.health import RULES as HEALTH_RULES
 from appliance.judge.bench import Bench
 from appliance.pipeline import Line
 from appliance.places import find_knowledge, find_models, own_rules
-from appliance.schema import OnStep
+from appliance.schema import Checkpoint, OnStep
 from appliance.shards import LocalShard, RemoteShard, Shard
 from appliance.sources.journal import Own
 from appliance.store import Store
@@ -75,7 +75,8 @@ class Draft:
 def _refuse_broken_rules(new: RuleSet, old: RuleSet) -> None:
     """A rule that loaded before and is now refused was broken by a change: the old set stays."""
     before = {(r.path, r.reason) for r in old.refused}
-    broken = [r for r in new.refused if (r.path, r.reason) not in before]
+    loaded = {rule.info.path for rule in old.rules}
+    broken = [r for r in new.refused if r.path in loaded and (r.path, r.reason) not in before]
     if broken:
         told = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in broken[:3])
         raise RuleError(f"{len(broken)} rules are broken: {told}")
@@ -89,8 +90,14 @@ def _mark_experts(config: Config) -> tuple[object, ...]:
         for folder, name in zip(folders, ("encoder/manifest.json", "manifest.json"), strict=True)
         if folder is not None
     ]
-    texts = [path.read_bytes() if path.is_file() else b"" for path in manifests]
-    return (config.model, *folders, *texts)
+    return (config.model, *folders, *map(_read_mark, manifests))
+
+
+def _read_mark(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:  # not there, or closed to us: who opens it says so
+        return str(error).encode()
 
 
 def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> Sink:
@@ -110,7 +117,8 @@ def open_sink(spec: SyslogSink | FileSink, config: Config, on_step: OnStep) -> S
 
 class Engine:
     """The parts, put together and ready to `start`. With `old`, what did not change is taken over
-    from it, and the rest of it is closed: there is one engine at a time."""
+    from it, and the rest of it is closed: there is one engine at a time. Raises ApplianceError;
+    `old` goes on then, unless it says that it is `retired`."""
 
     def __init__(self, draft: Draft, around: Surroundings, old: "Engine | None" = None) -> None:
         self.config = config = draft.config
@@ -127,17 +135,25 @@ class Engine:
         self.judge = build_judge(
             self.experts, read_known_verdicts(store, self.experts.base), config, wake=around.wake
         )
-        self._kept_sources: set[str] = set()
+        self.retired = False
         self._tending: threading.Thread | None = None
+        self._owes_asking = True
+        # All that asks the store, while there is still a way back.
+        correlator = open_correlator(store, config)
+        self._kept_sources = old.find_kept(config) if old is not None else set()
+        fresh = [s.name for s in config.sources if s.name not in self._kept_sources]
+        points = {name: store.checkpoints(name) for name in fresh}
         if old is not None:
+            before = [d.sink.name for d in old.deliveries]
+            store.open_sinks(list(dict.fromkeys([*before, *(s.name for s in draft.sinks)])))
             old.retire(self)
-        self.shards = self._open_shards(old)
-        self.deliveries = self._open_deliveries(draft.sinks, old)
+        self.shards = self._open_shards(old, points)
+        self.deliveries: list[Delivery] = self._open_deliveries(draft.sinks, old)
         built_in = {rule.id: rule for rule in HEALTH_RULES.values()}
         self.line = Line(
             rules={**index_rules(self.detectors), **canary.rules, **built_in},
             judge=self.judge,
-            correlator=open_correlator(store, config),
+            correlator=correlator,
             known=store.known_findings,
             sinks=bool(self.deliveries),
         )
@@ -148,14 +164,17 @@ class Engine:
             self.experts.encoder.start()
         if isinstance(self.judge, Bench):
             self.judge.start(self.line.rules)
-            self._ask_again(self.judge)
         for shard in self.shards:
             shard.start(self._around.wake)
         for delivery in self.deliveries:
             delivery.start()
 
     def tend(self) -> None:
-        """Have the model's process started again when it died while nobody asked it anything."""
+        """Ask for the verdicts that an earlier run left open, once, and have the model's process
+        started again when it died while nobody asked it anything. Raises StoreError."""
+        if self._owes_asking and isinstance(self.judge, Bench):
+            self._ask_again(self.judge)
+        self._owes_asking = False
         encoder = self.experts.encoder
         if encoder is None or (self._tending is not None and self._tending.is_alive()):
             return
@@ -170,6 +189,8 @@ class Engine:
         for delivery in self.deliveries:  # all at once, while the rest is closed
             delivery.begin_close()
         for shard in self.shards:
+            shard.begin_close()
+        for shard in self.shards:
             shard.close()
         # First the model: the bench's thread may be waiting for its answer.
         self.experts.close()
@@ -179,8 +200,10 @@ class Engine:
 
     def retire(self, new: "Engine") -> None:
         """Close what the new engine does not take over."""
-        kept = self._find_kept(new.config)
-        new._kept_sources = kept
+        self.retired = True
+        kept = new._kept_sources
+        for shard in self.shards:
+            shard.begin_close()
         for shard in self.shards:
             if isinstance(shard, LocalShard):
                 for source in shard.sources:
@@ -194,8 +217,8 @@ class Engine:
         if self.experts is not new.experts:
             self.experts.close()
 
-    def _find_kept(self, config: Config) -> set[str]:
-        """Sources that go on as they are."""
+    def find_kept(self, config: Config) -> set[str]:
+        """Sources that go on as they are under this configuration."""
         same = (
             config.workers == self.config.workers == 1
             and config.limits == self.config.limits
@@ -204,16 +227,18 @@ class Engine:
         specs = {spec.name: spec for spec in config.sources}
         return {s.name for s in self.config.sources if same and specs.get(s.name) == s}
 
-    def _open_shards(self, old: "Engine | None") -> list[Shard]:
+    def _open_shards(
+        self, old: "Engine | None", points: dict[str, list[Checkpoint]]
+    ) -> list[Shard]:
+        """`points` are the checkpoints of the sources that are opened."""
         config, around = self.config, self._around
-        checkpoints = around.store.checkpoints
         if config.workers == 1:
             before = [s for s in (old.shards if old else []) if isinstance(s, LocalShard)]
             mine = [source for shard in before for source in shard.sources]
             kept = {source.name: source for source in mine if source.name in self._kept_sources}
             dropped = {name: n for shard in before for name, n in shard.dropped.items()}
             fresh = [spec for spec in config.sources if spec.name not in kept]
-            opened = open_sources(fresh, config, checkpoints, around.clock, around.own)
+            opened = open_sources(fresh, config, points.__getitem__, around.clock, around.own)
             by_name = {source.name: source for source in opened} | kept
             sources = [by_name[spec.name] for spec in config.sources]
             running = {name: dropped.get(name, 0) for name in kept}
@@ -225,7 +250,7 @@ class Engine:
                 number + 1,
                 names[number::count],
                 config,
-                checkpoints=checkpoints,
+                checkpoints=around.store.checkpoints,
                 clock=around.clock,
                 own=around.own,
             )
@@ -252,7 +277,13 @@ class Engine:
                 fresh.append(sink)
         close_deliveries([d for _, d in before.values() if d not in kept], DRAIN_SECONDS)
         store = self._around.store
-        store.open_sinks([sink.name for sink in sinks])
+        try:
+            store.open_sinks([sink.name for sink in sinks])
+        except StoreError as error:
+            if old is None:
+                raise
+            # The new ones are known already; those that are gone are forgotten the next time.
+            log.error("%s", error)
         found.update({sink.name: Delivery(sink, store) for sink in fresh})
         return [found[sink.name] for sink in sinks]
 

@@ -31,14 +31,18 @@ from appliance.schema import (
 
 Kind = Literal["silent", "flooding", "rejecting", "skewed"]
 
-#: Seconds of one slice of a source's window.
+#: Seconds of one slice of a source's window at the least, and slices of one at the most.
 SLICE_SECONDS: Final = 10.0
+MOST_SLICES: Final = 60
 #: Seconds over which a flood is measured.
 FLOOD_SECONDS: Final = 60.0
 #: Events of a window below which nothing is said of a source's clock.
 CLOCK_EVENTS: Final = 5
 #: Seconds for which a part that is being started again is no trouble yet.
 PATIENCE_SECONDS: Final = 5.0
+#: Two looks are a few seconds apart: when the clock says more than this, it was set, or the machine
+#: slept.
+JUMP_SECONDS: Final = 60.0
 
 DETECTOR: Final = "health"
 LOGSOURCE: Final = LogSource(product="appliance", service="health")
@@ -67,20 +71,17 @@ class _Counts(msgspec.Struct):
     late: int = 0
 
 
-class SourceWatch:
-    """What one source gave over the last `window` seconds, and when it gave something last."""
+class _Window:
+    """Counts over the last `seconds`, in at most MOST_SLICES slices or so."""
 
-    def __init__(self, spec: Source, window: float, last_received: float | None) -> None:
-        self.spec = spec
-        self.last_received = last_received
-        self._window = window
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._slice = max(SLICE_SECONDS, seconds / MOST_SLICES)
         self._slices: deque[_Counts] = deque()
 
-    def note(self, counts: Mapping[str, int], received: float | None, now: float) -> None:
-        """Add what one batch counted of the source."""
-        if received is not None:
-            self.last_received = max(received, self.last_received or received)
-        if not self._slices or not 0 <= now - self._slices[-1].begun < SLICE_SECONDS:
+    def note(self, counts: Mapping[str, int], now: float) -> None:
+        """Add what one batch counted."""
+        if not self._slices or not 0 <= now - self._slices[-1].begun < self._slice:
             self._slices.append(_Counts(now))
         part = self._slices[-1]
         part.seen += counts.get("seen", 0)
@@ -89,14 +90,12 @@ class SourceWatch:
         part.ahead += counts.get("ahead", 0)
         part.late += counts.get("late", 0)
 
-    def sum_up(self, now: float, seconds: float | None = None) -> _Counts:
-        """The counts of the last `seconds` (all of the window)."""
-        while self._slices and self._slices[0].begun < now - self._window:
+    def sum_up(self, now: float) -> _Counts:
+        """All of the window."""
+        while self._slices and self._slices[0].begun < now - self.seconds:
             self._slices.popleft()
         total = _Counts(now)
         for part in self._slices:
-            if seconds is not None and part.begun < now - seconds:
-                continue
             total.begun = min(total.begun, part.begun)
             total.seen += part.seen
             total.rejected += part.rejected
@@ -104,6 +103,47 @@ class SourceWatch:
             total.ahead += part.ahead
             total.late += part.late
         return total
+
+    def set_clock(self, now: float) -> None:
+        """What came in a time that is still to come is no part of any window."""
+        self._slices = deque(part for part in self._slices if part.begun <= now)
+
+
+class SourceWatch:
+    """What one source gave over the last `window` seconds and the last minute, and when it gave
+    something last. `since` is from when on it is waited for (epoch seconds)."""
+
+    def __init__(
+        self, spec: Source, window: float, last_received: float | None, since: float
+    ) -> None:
+        self.spec = spec
+        # What was stored may be ahead of a clock that was set back since.
+        self.last_received = None if last_received is None else min(last_received, since)
+        self.since = since
+        self.lately = _Window(window)
+        self.last_minute = _Window(FLOOD_SECONDS)
+
+    def note(self, counts: Mapping[str, int], received: float | None, now: float) -> None:
+        """Add what one batch counted of the source."""
+        if received is not None:
+            self.last_received = max(received, self.last_received or received)
+        self.lately.note(counts, now)
+        self.last_minute.note(counts, now)
+
+    def take_over(self, old: "SourceWatch") -> None:
+        """Go on with what another saw of the same source."""
+        self.last_received, self.since = old.last_received, old.since
+        self.last_minute = old.last_minute
+        if self.lately.seconds == old.lately.seconds:
+            self.lately = old.lately
+
+    def set_clock(self, now: float) -> None:
+        """The clock jumped to `now`: nobody knows for how long the source has been quiet."""
+        self.since = now
+        if self.last_received is not None:
+            self.last_received = min(self.last_received, now)
+        self.lately.set_clock(now)
+        self.last_minute.set_clock(now)
 
 
 class _Sightings:
@@ -129,16 +169,16 @@ class _Sightings:
 
 
 class Health:
-    """Works out the troubles. `started` is when the daemon was (epoch seconds)."""
+    """Works out the troubles. `started` is from when on sources are waited for (epoch seconds)."""
 
     def __init__(self, config: Config, last_received: Mapping[str, float], started: float) -> None:
         self._config = config
-        self._started = started
         window = max(config.health.window, FLOOD_SECONDS)
         self._watches = {
-            spec.name: SourceWatch(spec, window, last_received.get(spec.name))
+            spec.name: SourceWatch(spec, window, last_received.get(spec.name), started)
             for spec in config.sources
         }
+        self._looked: float | None = None
         self._since: dict[tuple[str, str], float] = {}
         self.troubles: list[Trouble] = []
 
@@ -156,7 +196,10 @@ class Health:
 
     def take_over(self, old: "Health") -> "Health":
         """Go on where another left off that watched the sources of an older configuration."""
-        self._since, self.troubles = old._since, old.troubles
+        self._since, self.troubles, self._looked = old._since, old.troubles, old._looked
+        for name, watch in self._watches.items():
+            if name in old._watches:
+                watch.take_over(old._watches[name])
         return self
 
     def last_received(self, name: str) -> float | None:
@@ -166,6 +209,9 @@ class Health:
 
     def look(self, now: float, facts: Mapping[str, Any]) -> list[Trouble]:
         """The troubles there are now, worst first; `facts` is what `status` knows."""
+        if self._looked is not None and abs(now - self._looked) > JUMP_SECONDS:
+            self._set_clock(now)
+        self._looked = now
         seen = _Sightings()
         _look_at_parts(facts, self._config, seen)
         for name, watch in self._watches.items():
@@ -175,11 +221,16 @@ class Health:
             (
                 msgspec.structs.replace(trouble, since=self._since[key])
                 for key, trouble in seen.found.items()
-                if now - self._since[key] >= seen.patience.get(key, 0.0)
+                if max(now - self._since[key], 0.0) >= seen.patience.get(key, 0.0)
             ),
             key=lambda trouble: trouble.notice,
         )
         return self.troubles
+
+    def _set_clock(self, now: float) -> None:
+        for watch in self._watches.values():
+            watch.set_clock(now)
+        self._since = {key: min(since, now) for key, since in self._since.items()}
 
     def _look_at_source(
         self, watch: SourceWatch, now: float, facts: Mapping[str, Any], seen: _Sightings
@@ -199,7 +250,7 @@ class Health:
             seen.say(part, "cap", f"{count} files are over the cap and not followed")
         if not facts:
             seen.say(part, "closed", "is not read", patience=PATIENCE_SECONDS)
-        quiet = now - max(watch.last_received or 0.0, self._started)
+        quiet = now - max(watch.last_received or 0.0, watch.since)
         if spec.expect_every and quiet > spec.expect_every:
             never = "it has never spoken" if watch.last_received is None else ""
             seen.say(
@@ -209,7 +260,7 @@ class Health:
                 f"{show_span(spec.expect_every)}" + (f"; {never}" if never else ""),
                 "silent",
             )
-        rate = watch.sum_up(now, FLOOD_SECONDS).seen / FLOOD_SECONDS
+        rate = watch.last_minute.sum_up(now).seen / FLOOD_SECONDS
         if spec.flood_per_second and rate > spec.flood_per_second:
             seen.say(
                 part,
@@ -218,7 +269,7 @@ class Health:
                 f"{spec.flood_per_second:,.0f} is the limit",
                 "flooding",
             )
-        self._look_at_window(watch.sum_up(now), part, seen)
+        self._look_at_window(watch.lately.sum_up(now), part, seen)
 
     def _look_at_window(self, total: _Counts, part: str, seen: _Sightings) -> None:
         limits = self._config.health

@@ -357,7 +357,9 @@ def check_sources(scene: Scene) -> Iterator[Check]:
     rows = {row["name"]: row for row in (scene.status or {}).get("sources", ())}
     for spec in scene.config.sources:
         what = f"source {spec.name}"
-        if spec.name in rows:
+        if said := _find_trouble(scene.status, what):
+            yield Check(what, "FAIL", said)
+        elif spec.name in rows:
             yield Check(what, *_judge_source(rows[spec.name]))
         elif scene.status is not None:
             yield Check(what, "FAIL", "the running daemon does not know it: restart or reload it")
@@ -365,6 +367,12 @@ def check_sources(scene: Scene) -> Iterator[Check]:
             yield Check(what, *_look_at_files(spec, find_user(scene.config)))
         else:
             yield Check(what, "ok", "not looked at: the daemon is not running")
+
+
+def _find_trouble(status: Row | None, part: str) -> str:
+    """What the daemon says is wrong with a part, or nothing."""
+    troubles = (status or {}).get("troubles", ())
+    return "; ".join(t["words"] for t in troubles if t["part"] == part and not t["notice"])
 
 
 def _judge_source(row: Row) -> tuple[State, str]:

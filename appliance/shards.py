@@ -11,12 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 import msgspec
 
+import appliance
 from appliance.config import Config, Limits, dump_config
 from appliance.detect.sigma.engine import SigmaDetector
+from appliance.errors import StoreError
 from appliance.pipeline import Reader, Work, read_records
 from appliance.schema import Checkpoint, SourceBatch
 from appliance.sources.journal import Own
@@ -35,6 +38,11 @@ from appliance.worker_frames import (
 #: Seconds before a worker that died is started again: doubled with each death in a row.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+#: One that lived for so long before is started again at once.
+STEADY_SECONDS = 60.0
+#: A worker speaks twice a second, but not while it reads a batch: one that has nothing to wait for
+#: and says nothing for so long hangs.
+HUNG_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 
 
@@ -112,6 +120,10 @@ class Shard(Protocol):
         """Facts: `sources` by name, `rule_errors` by rule, and `worker` where it is a process."""
         ...
 
+    def begin_close(self) -> None:
+        """`close` follows: what takes a while may begin."""
+        ...
+
     def close(self) -> None:
         """Close the sources."""
         ...
@@ -182,6 +194,9 @@ class LocalShard:
             "rule_errors": list_rule_errors(self._reader),
         }
 
+    def begin_close(self) -> None:
+        """Nothing: sources close one after another."""
+
     def close(self) -> None:
         """Close the sources."""
         for source in self.sources:
@@ -198,6 +213,18 @@ class LocalShard:
             batches.append(batch)
         self._first = (self._first + 1) % max(len(self.sources), 1)
         return batches
+
+
+def _worker_environment() -> dict[str, str]:
+    """Ours, with the code that we run ourselves: the frames of another version are nonsense."""
+    ours = str(Path(appliance.__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([ours, inherited]) if inherited else ours
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _no_facts() -> dict[str, Any]:
+    return {"sources": {}, "rule_errors": {}}
 
 
 def list_rule_errors(reader: Reader) -> dict[str, dict[str, Any]]:
@@ -234,23 +261,25 @@ class RemoteShard:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
-        self._facts: dict[str, Any] = {"sources": {}, "rule_errors": {}}
+        self._facts = _no_facts()
         self._ended = threading.Event()
         self._taken = False
         self._closed = False
         self._pause = FIRST_PAUSE_SECONDS
         self._again_at = 0.0
+        self._spawned_at = 0.0
+        self._heard_at = 0.0
         self._deaths = 0
         self._error = ""
 
     def start(self, wake: Callable[[], None]) -> None:
-        """Start the process."""
+        """Start the process; where that fails it is tried again, as when it dies."""
         self._wake = wake
-        self._spawn()
+        self._try_spawn()
 
     def take(self) -> Work | None:
         """The work that the process has sent, if any. A process that died is started again."""
-        if self._ended.is_set():
+        if self._process is None or self._ended.is_set():
             self._tend()
             return None
         try:
@@ -279,20 +308,39 @@ class RemoteShard:
         process = self._process
         alive = process is not None and not self._ended.is_set()
         return {
-            **self._facts,
+            # What a dead one said last would look like sources that are read.
+            **(self._facts if alive else _no_facts()),
             "worker": {
                 "number": self._number,
                 "sources": list(self._names),
                 "pid": process.pid if process is not None and alive else None,
                 "restarts": self._deaths,
-                "error": self._error,
+                "error": self._error or self._find_hang(),
             },
         }
 
+    def begin_close(self) -> None:
+        """Ask the process to end, by the end of its input."""
+        self._closed = True
+        process = self._process
+        if process is not None and process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
+
     def close(self) -> None:
         """End the process: closing its input asks it to, a signal makes it."""
-        self._closed = True
+        self.begin_close()
         self._end()
+
+    def _find_hang(self) -> str:
+        """Why the process is taken to hang, or nothing. One whose work waits here waits itself."""
+        now = self._clock()
+        if self._taken or not self._work.empty() or now < self._heard_at:
+            self._heard_at = now
+        quiet = now - self._heard_at
+        if quiet < HUNG_SECONDS:
+            return ""
+        return f"the process has said nothing for {quiet:.0f} s: it hangs"
 
     def _answer(self, message: Committed | Rewound) -> None:
         if not self._taken:
@@ -302,6 +350,17 @@ class RemoteShard:
         if process is not None and process.stdin is not None:
             with suppress(OSError):  # it died: it is started again from what is stored
                 write_frame(process.stdin, message)
+
+    def _try_spawn(self) -> None:
+        try:
+            self._spawn()
+        except (OSError, StoreError) as error:
+            self._error = f"the process can't be started: {error}"
+            self._put_off()
+
+    def _put_off(self) -> None:
+        self._again_at = self._clock() + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
 
     def _spawn(self) -> None:
         begin = Begin(
@@ -314,8 +373,14 @@ class RemoteShard:
         self._taken = False
         command = [sys.executable, "-P", "-m", "appliance.worker", "--parent", str(os.getpid())]
         self._process = process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env=_worker_environment(),
         )
+        self._facts = _no_facts()
+        self._spawned_at = self._heard_at = self._clock()
         self._ended.clear()
         self._thread = threading.Thread(
             target=self._listen, args=(process, self._work), name=f"worker {self._number}"
@@ -334,10 +399,11 @@ class RemoteShard:
         if self._process is not None:
             self._end()
             self._deaths += 1
-            self._again_at = now + self._pause
-            self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+            if now - self._spawned_at >= STEADY_SECONDS:
+                self._pause = FIRST_PAUSE_SECONDS
+            self._put_off()
         elif now >= self._again_at or now < self._again_at - LONGEST_PAUSE_SECONDS:
-            self._spawn()
+            self._try_spawn()
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -366,14 +432,16 @@ class RemoteShard:
         while stream is not None:
             try:
                 message = read_frame(stream, decoder)
+                work = message.unpack() if isinstance(message, Did) else None
             except (OSError, ValueError, msgspec.DecodeError) as error:
                 self._error = f"the process spoke nonsense: {error}"
                 break
             if message is None:
                 break
-            if isinstance(message, Did):
+            self._heard_at = self._clock()
+            if work is not None:
                 self._error = ""
-                works.put(message.work)
+                works.put(work)
                 self._wake()
             elif isinstance(message, Facts):
                 self._error = ""

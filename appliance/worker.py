@@ -30,10 +30,10 @@ from appliance.shards import LocalShard
 from appliance.worker_frames import (
     Begin,
     Committed,
-    Did,
     Facts,
     Failed,
     ToWorker,
+    pack_work,
     read_frame,
     write_frame,
 )
@@ -86,7 +86,7 @@ class _Worker:
         work = self._shard.take()
         if work is None:
             return False
-        write_frame(self._outward, Did(work))
+        write_frame(self._outward, pack_work(work))
         if isinstance(self._answers.get(), Committed):
             self._shard.commit()
             return self._shard.has_more
@@ -118,7 +118,9 @@ def main() -> int:
     if os.getppid() != parent:
         return 0  # it died before the line above
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the daemon says when to end
+        # The daemon says when to end. Not SIG_IGN, which receivers would inherit: SIGTERM is how
+        # one is told to end.
+        signal.signal(number, lambda *_: None)
     # Nothing that a library prints may get between the frames.
     outward = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

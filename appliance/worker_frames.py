@@ -8,9 +8,10 @@ from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
+from appliance.emit.render import make_encodable
 from appliance.emit.text import show_surrogates
 from appliance.pipeline import Work
-from appliance.schema import Checkpoint, Detection, RawRecord
+from appliance.schema import Checkpoint, Cursor, Event, RawRecord
 from appliance.sources.journal import Own
 
 _PREFIX: Final = struct.Struct(">I")
@@ -39,9 +40,22 @@ class Rewound(msgspec.Struct, frozen=True, tag="rewound"):
 
 
 class Did(msgspec.Struct, frozen=True, tag="did"):
-    """From the worker: one batch's work. It waits for the answer."""
+    """From the worker: one batch's work. It waits for the answer. Each of `events` is there once,
+    however many rules it met; `owners` names the event of each of the work's detections by its
+    place. `pack_work` makes one."""
 
     work: Work
+    events: list[Event]
+    owners: list[int]
+
+    def unpack(self) -> Work:
+        """The work as it was. Raises ValueError when owners and events don't fit."""
+        events = self.events
+        if any(not 0 <= owner < len(events) for owner in self.owners):
+            raise ValueError("a detection of no event")
+        pairs = zip(self.work.detections, self.owners, strict=True)
+        detections = [msgspec.structs.replace(d, event=events[owner]) for d, owner in pairs]
+        return msgspec.structs.replace(self.work, detections=detections)
 
 
 class Facts(msgspec.Struct, frozen=True, tag="facts"):
@@ -60,6 +74,25 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 ToWorker = Begin | Committed | Rewound
 FromWorker = Did | Facts | Failed
 
+#: Stands in a packed detection for its event.
+_NO_RECORD: Final = RawRecord(b"", "", "", "", Cursor("", "", 0, 0), 0.0)
+_NO_EVENT: Final = Event("", 0.0, 0.0, "", (), (), _NO_RECORD, "")
+
+
+def pack_work(work: Work) -> Did:
+    """The work for the pipe. A record that is made to meet a hundred rules must not cross it a
+    hundred times."""
+    places: dict[int, int] = {}
+    events: list[Event] = []
+    owners: list[int] = []
+    for found in work.detections:
+        place = places.setdefault(id(found.event), len(events))
+        if place == len(events):
+            events.append(found.event)
+        owners.append(place)
+    bare = [msgspec.structs.replace(found, event=_NO_EVENT) for found in work.detections]
+    return Did(msgspec.structs.replace(work, detections=bare), events, owners)
+
 
 def write_frame(stream: IO[bytes], message: msgspec.Struct) -> None:
     """Write one message. Raises OSError."""
@@ -67,9 +100,7 @@ def write_frame(stream: IO[bytes], message: msgspec.Struct) -> None:
         body = msgspec.msgpack.encode(message)
     except UnicodeEncodeError:
         # File names that are no UTF-8: they are only shown from here on.
-        if not isinstance(message, Did):
-            raise
-        body = msgspec.msgpack.encode(Did(_show_paths(message.work)))
+        body = msgspec.msgpack.encode(_show_names(message))
     stream.write(_PREFIX.pack(len(body)) + body)
     stream.flush()
 
@@ -86,22 +117,25 @@ def read_frame(stream: IO[bytes], decoder: msgspec.msgpack.Decoder[T]) -> T | No
     return decoder.decode(body) if len(body) == length else None
 
 
-def _show_paths(work: Work) -> Work:
-    return msgspec.structs.replace(
-        work,
-        detections=[_show_detection(found) for found in work.detections],
-        rejected=[
+def _show_names(message: msgspec.Struct) -> msgspec.Struct:
+    if isinstance(message, Did):
+        rejected = [
             msgspec.structs.replace(
                 r, record=_show_record(r.record), reason=show_surrogates(r.reason)
             )
-            for r in work.rejected
-        ],
-    )
-
-
-def _show_detection(found: Detection) -> Detection:
-    event = msgspec.structs.replace(found.event, record=_show_record(found.event.record))
-    return msgspec.structs.replace(found, event=event)
+            for r in message.work.rejected
+        ]
+        work = msgspec.structs.replace(message.work, rejected=rejected)
+        events = [
+            msgspec.structs.replace(event, record=_show_record(event.record))
+            for event in message.events
+        ]
+        return Did(work, events, message.owners)
+    if isinstance(message, Facts):
+        return msgspec.convert(make_encodable(msgspec.to_builtins(message)), Facts)
+    if isinstance(message, Failed):
+        return Failed(show_surrogates(message.reason))
+    return message
 
 
 def _show_record(record: RawRecord) -> RawRecord:

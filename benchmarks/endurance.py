@@ -27,7 +27,7 @@ from benchmarks.children import (
     show_part,
 )
 from benchmarks.figures import Report
-from benchmarks.plant_logs import write_plant_logs
+from benchmarks.plant_logs import LINE_LOGS, write_plant_logs
 
 NAME: Final = "endurance"
 TEXT: Final = "resident memory of the daemon over minutes of steady work"
@@ -103,7 +103,7 @@ def _feed(
     daemon: subprocess.Popen[bytes], folder: Path, logs: list[Path], options: argparse.Namespace
 ) -> tuple[list[tuple[float, int]], int]:
     """Write at the rate; gives (seconds since the beginning, bytes) and the records written. A log
-    is renamed away every two minutes, as logrotate does."""
+    is renamed away every half minute, as logrotate does."""
     lines = _make_lines(folder)
     samples: list[tuple[float, int]] = []
     began = time.monotonic()
@@ -118,8 +118,8 @@ def _feed(
         if now >= look_at:
             look_at += LOOK_SECONDS
             samples.append((now, read_tree_rss(daemon.pid)))
-        if now >= rotate_at + 120:
-            rotate_at += 120
+        if now >= rotate_at + 30:
+            rotate_at += 30
             for log in logs:
                 log.rename(log.with_suffix(".1"))
         time.sleep(TICK_SECONDS)
@@ -128,14 +128,15 @@ def _feed(
 
 
 def _make_lines(folder: Path) -> Iterator[bytes]:
-    """The plant's lines, again and again; each a little different from the time before."""
+    """The plant's lines, again and again; each a little different from the time before. Only of
+    logs in which a line is a record, so that what was written can be counted."""
     place = folder / "plant"
     place.mkdir()
     write_plant_logs(place, 20_000, 10)
     plain = [
         line
         for path in sorted(place.iterdir())
-        if path.is_file()
+        if path.name in LINE_LOGS
         for line in path.read_bytes().splitlines(keepends=True)
     ]
     for turn in itertools.count():

@@ -26,6 +26,9 @@ from tests.demo.scenario import (
 #: 2026-09-21 14:13:20 UTC: a first second that never changes.
 START: Final = 1_790_000_000.0
 FIRST_NUMBER: Final = 51_200
+#: The logs in which each line is a record: not so audit.log, whose lines are joined, and Zeek's,
+#: which begin with a header.
+LINE_LOGS: Final = ("auth.log", "security.jsonl", "sysmon.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Final
 from appliance.control import ask_daemon
 from benchmarks.children import appliance_command, end_child, show_command, show_part
 from benchmarks.figures import Report
-from benchmarks.plant_logs import write_plant_logs
+from benchmarks.plant_logs import LINE_LOGS, write_plant_logs
 
 NAME: Final = "workers"
 TEXT: Final = "records/s of the daemon with one process and with several"
@@ -68,7 +68,7 @@ def _share_out(logs: Path, folder: Path, count: int) -> list[list[Path]]:
     for number in range(count):
         place = folder / f"source{number}"
         shutil.copytree(logs, place)
-        sources.append(sorted(path for path in place.iterdir() if path.is_file()))
+        sources.append([place / name for name in LINE_LOGS])
     return sources
 
 

@@ -337,6 +337,10 @@ def test_sources_as_the_daemon_says(place: Place) -> None:
     assert judge(unreadable_files=1) == "FAIL"
     assert judge(error="port in use") == "FAIL"
     assert judge(listening=False) == "FAIL"
+    trouble = {"part": "source auth", "words": "is not read", "notice": False}
+    status = {"sources": [{"name": "auth", "seen": 5}], "troubles": [trouble]}
+    (check,) = check_sources(place.scene(status=status))
+    assert (check.state, check.words) == ("FAIL", "is not read")
     (check,) = check_sources(place.scene(status={"sources": []}))
     assert "restart or reload" in check.words
 

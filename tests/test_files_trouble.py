@@ -411,3 +411,18 @@ def test_a_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
         assert woken.wait(5)
     finally:
         reader.source.close()
+
+
+def test_without_an_inotify_instance_the_rescan_finds_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(24, "inotify instance limit reached")
+
+    monkeypatch.setattr("appliance.sources.files.Observer", refuse)
+    source = FilesSource("test", [str(tmp_path / "a.log")], clock=time.time)
+    source.start(lambda: None)
+    append(tmp_path / "a.log", "one\n")
+    assert [record.data for record in source.poll(10).records] == [b"one"]
+    assert source.describe()["watching"] is False
+    source.close()

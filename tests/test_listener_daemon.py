@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_tcp_to_finding(box: Box, workers: int) -> None:
     assert found["source"]["path"] == "syslog tcp 127.0.0.1"
     assert found["host"] == "jump"
     wait_for(lambda: source(box)["seen"] == 2)
+
+
+def test_a_workers_receiver_that_is_just_starting_holds_up_no_stop(box: Box) -> None:
+    listen(box, "tcp")
+    box.config = replace(box.config, workers=2)
+    box.start()
+    worker = wait_for(lambda: box.ask()["workers"][0]["pid"])
+
+    def list_children() -> list[str]:
+        tasks = Path(f"/proc/{worker}/task").iterdir()
+        return [pid for task in tasks for pid in (task / "children").read_text().split()]
+
+    wait_for(list_children)
+    began = time.monotonic()
+    box.stop()
+    assert time.monotonic() - began < 4
 
 
 def test_udp_to_finding(box: Box) -> None:

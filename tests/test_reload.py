@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from appliance.config import load_config
 from appliance.daemon import Daemon
+from appliance.errors import StoreError
 from tests.test_daemon import ROOT_LOGIN, Box, wait_for
 
 RULE = """\
@@ -154,3 +157,92 @@ def test_another_sink(box: FileBox) -> None:
     wait_for(lambda: len(box.titles()) == 2)
     wait_for(lambda: second.exists() and len(second.read_bytes().splitlines()) == 1)
     assert json.loads(second.read_bytes())["id"] == box.findings()[1]["id"]
+
+
+def test_a_new_rule_that_is_refused_keeps_the_others_from_nothing(box: FileBox) -> None:
+    box.start()
+    (box.rules / "3.yml").write_text("title: [half a rule\n")
+    box.put_rule(2, "Closed", "Connection closed")
+    box.reload()
+    wait_for(lambda: box.ask()["rules"]["refused"] == 1)
+    box.append("Connection closed by 203.0.113.9 port 4")
+    wait_for(lambda: box.titles() == ["Closed"])
+    assert [t["part"] for t in box.ask()["troubles"]] == ["rules"]
+
+
+@pytest.mark.parametrize("failing", ["open_sinks", "checkpoints", "links", "counts"])
+def test_a_store_that_fails_during_the_reload_leaves_the_old_engine_running(
+    box: FileBox, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    daemon = box.start()
+    wait_for(lambda: daemon._health.troubles == [])
+    box.append(ROOT_LOGIN)
+    wait_for(lambda: len(box.titles()) == 1)
+    real = getattr(daemon.store, failing)
+
+    def fail(*args: object) -> object:
+        # The control socket's questions are answered in another thread.
+        if threading.current_thread() is box._thread:
+            raise StoreError("database or disk is full")
+        return real(*args)
+
+    text = box.path.read_text()
+    box.path.write_text(text.replace("rescan_seconds: 0.3", "rescan_seconds: 0.4"))
+    with monkeypatch.context() as patch:
+        patch.setattr(daemon.store, failing, fail)
+        box.reload()
+        wait_for(lambda: "disk is full" in daemon._reload_error)
+    box.append(ROOT_LOGIN)
+    wait_for(lambda: len(box.titles()) == 2)
+    box.reload()
+    wait_for(lambda: daemon._loaded > daemon.started)
+    box.append(ROOT_LOGIN)
+    wait_for(lambda: len(box.titles()) == 3)
+    assert box.ask()["sources"][0]["seen"] == 3
+
+
+def test_a_storm_of_signals_and_a_stop_within_it(box: FileBox) -> None:
+    box.start()
+    for number in range(100):
+        box.append(ROOT_LOGIN, f"h{number}")
+        box.reload()
+        assert box.ask()["running"]
+    wait_for(lambda: len(box.titles()) == 100)
+    assert len({row["id"] for row in box.findings()}) == 100
+    threads = threading.active_count()
+    box.reload()
+    box.stop()
+    assert threads < 30
+
+
+def test_a_renamed_sink_begins_with_what_comes_from_then_on(box: FileBox) -> None:
+    box.append(ROOT_LOGIN)
+    box.start()
+    wait_for(lambda: len(box.titles()) == 1)
+    box.path.write_text(box.path.read_text().replace("name: out", "name: renamed"))
+    box.reload()
+    wait_for(lambda: [row["name"] for row in box.ask()["sinks"]] == ["renamed"])
+    box.append(ROOT_LOGIN)
+    wait_for(lambda: len(box.titles()) == 2)
+    wait_for(lambda: box.ask()["sinks"][0]["waiting"] == 0)
+
+
+def test_workers_with_an_unanswered_batch_and_sources_that_come_and_go(box: FileBox) -> None:
+    others = [box.folder / f"other{number}.log" for number in range(3)]
+    for other in others:
+        lines = (f"Nov 22 09:00:00 w{n} sshd[1]: {ROOT_LOGIN}\n" for n in range(600))
+        other.write_text("".join(lines))
+    limits = "limits: {batch_records: 50}"
+    listed = [f"  - {{name: o{n}, paths: [{path}]}}" for n, path in enumerate(others)]
+    box.write(extra=f"workers: 2\n{limits}", sources="\n".join(listed[:2]))
+    box.config = load_config(box.path)
+    box.start()
+    for shown in (listed[1:], listed[:1], listed[:2], listed):
+        wait_for(lambda: box.ask()["running"])
+        box.append(ROOT_LOGIN)
+        time.sleep(0.4)
+        box.write(extra=f"workers: 2\n{limits}", sources="\n".join(shown))
+        box.reload()
+    wait_for(lambda: len(box.titles()) >= 1804, 60)
+    ids = [row["id"] for row in box.findings()]
+    assert len(ids) == len(set(ids)) == 1804

@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 
 from appliance.config import Config, FilesSource
+from appliance.daemon import Daemon
+from appliance.errors import StoreError
+from appliance.store import Batch
 from tests.test_daemon import ROOT_LOGIN, Box, wait_for
 
 ORDINARY = b"Nov 22 09:00:00 web1 systemd[1]: Started Session.\n"
@@ -74,6 +78,7 @@ def test_a_killed_worker_loses_and_repeats_nothing(box: Box) -> None:
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda v=victim: v not in pids(box))  # type: ignore[misc]
     wait_for(lambda: sum(row["seen"] for row in box.ask()["sources"]) == 2 * written, 60)
+    wait_for(lambda: len(box.findings()) >= written)  # the sink follows the store
     assert len(box.findings()) == written
     assert len({row["id"] for row in box.findings()}) == written
     assert sum(row["restarts"] for row in box.ask()["workers"]) == 6
@@ -116,3 +121,35 @@ def test_workers_end_with_the_daemon(box: Box) -> None:
 
 def test_one_is_the_default() -> None:
     assert Config().workers == 1
+
+
+def test_a_store_that_fails_has_every_worker_do_its_batch_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = with_workers(box, 4)
+    for number, log in enumerate(logs):
+        log.write_bytes(b"".join(login(number * 50 + n) for n in range(50)))
+    daemon = Daemon(box.config)
+    real = daemon.store.write_batch
+    failures = 0
+
+    def fail_often(batch: Batch) -> None:
+        nonlocal failures
+        if batch.findings and failures < 3:
+            failures += 1
+            raise StoreError("disk full")
+        real(batch)
+
+    monkeypatch.setattr(daemon.store, "write_batch", fail_often)
+    monkeypatch.setattr("appliance.daemon.STORE_RETRY_SECONDS", 0.2)
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(box.findings()) == 200, 30)
+        assert failures == 3
+        assert {row["seen"] for row in box.ask()["sources"]} == {50}
+        assert box.ask()["store_error"] == ""
+    finally:
+        daemon.stop()
+        thread.join(20)
+    assert len({row["id"] for row in box.findings()}) == 200

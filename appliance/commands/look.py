@@ -11,7 +11,7 @@ from appliance.commands.settings import open_store, parse_level, parse_since, re
 from appliance.config import Config
 from appliance.control import ask_daemon
 from appliance.emit.render import render_incident
-from appliance.errors import ApplianceError, Exit
+from appliance.errors import ApplianceError, Exit, StoreError
 from appliance.schema import Incident
 from appliance.status import list_rule_rows, read_stopped_status
 from appliance.store import Store
@@ -36,8 +36,15 @@ def status(args: argparse.Namespace) -> Exit:
     running (and shows what is stored)."""
     config = read_config(args)
     answer = ask_daemon(config.control_path, {"ask": "status"})
-    facts = answer if answer is not None else read_stopped_status(config)
-    view = View()
+    view = View(as_json=args.json)
+    try:
+        facts = answer if answer is not None else read_stopped_status(config)
+    except StoreError as error:
+        if not config.store_path.is_file():
+            raise
+        # Of another version, or damaged: that nobody watches is to be said all the same.
+        _say_unreadable(view, str(error))
+        return Exit.NOT_RUNNING
     if args.rules:
         facts["rule_rows"] = _list_rules(config)
     if args.json:
@@ -47,6 +54,13 @@ def status(args: argparse.Namespace) -> Exit:
     if not facts["running"]:
         return Exit.NOT_RUNNING
     return Exit.FOUND_OR_FAILED if list_real(facts) else Exit.DONE
+
+
+def _say_unreadable(view: View, error: str) -> None:
+    if view.as_json:
+        view.json({"running": False, "store_error": error})
+    else:
+        view.line(f"NOT RUNNING, and the store can't be read: {clean(error, 4096)}", "bold red")
 
 
 def list_real(facts: Body) -> list[Body]:

@@ -163,9 +163,9 @@ class FilesSource:
     def start(self, wake: Callable[[], None]) -> None:
         """Begin watching; `wake` is called (from another thread) when something changed."""
         self._wake = wake
-        observer = Observer()
-        observer.daemon = True
         try:
+            observer = Observer()
+            observer.daemon = True
             observer.start()
         except OSError:  # no inotify instance left: the rescan alone finds what comes
             return
