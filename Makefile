@@ -28,8 +28,10 @@ types: ## mypy, strict
 check-tests: ## pytest alone
 	$(VENV)/bin/pytest
 
-crash: setup ## 300 kill -9 at random moments (CRASH_KILLS=N for another number)
-	CRASH_KILLS=$${CRASH_KILLS:-300} $(VENV)/bin/pytest tests/test_crash.py -v
+crash: setup ## 300 kill -9 at random moments, 100 each of workers and listeners (CRASH_KILLS=N, ...)
+	CRASH_KILLS=$${CRASH_KILLS:-300} CRASH_WORKER_KILLS=$${CRASH_WORKER_KILLS:-99} \
+	CRASH_LISTENER_KILLS=$${CRASH_LISTENER_KILLS:-100} $(VENV)/bin/pytest -v --timeout=1800 \
+	tests/test_crash.py tests/test_crash_workers.py tests/test_listener_crash.py
 
 bench: setup ## events per second, memory, start-up and latency, printed
 	$(PY) -m benchmarks

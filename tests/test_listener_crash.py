@@ -28,7 +28,7 @@ from appliance.schema import Checkpoint, event_id
 from appliance.sources.syslog_listen import SyslogListenSource
 
 #: How often each run is killed. The full number is 300 (`make crash`, CI).
-KILLS = int(os.environ.get("CRASH_KILLS", "25"))
+KILLS = int(os.environ.get("CRASH_LISTENER_KILLS", "15"))
 SENDERS = 3
 #: Small enough to be full at times, so that segments come and go.
 SPOOL_BYTES = 2 << 20
