@@ -1,5 +1,6 @@
 """Puts the parts of the line together from a configuration, once, for `run` and `scan` alike."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from functools import partial
@@ -17,16 +18,23 @@ from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.decode import Decoder
 from appliance.decode.custom import build_json_decoder, build_pattern_decoder
 from appliance.detect.sensors import SensorDetector
+from appliance.detect.sigma.cache import Cache, IndexCache
+from appliance.detect.sigma.correlation import SigmaCorrelator, WindowLimits, list_watched
 from appliance.detect.sigma.engine import SigmaDetector
+from appliance.detect.sigma.firing import find_lacking
 from appliance.detect.sigma.load import RuleSet, load_rules
+from appliance.detect.sigma.overrides import NO_OVERRIDES, Overrides, read_overrides
+from appliance.detect.sigma.pipelines import read_pipelines
+from appliance.detect.sigma.rule_cache import load_cached
 from appliance.errors import ModelError, ModelUnavailable, RuleError
 from appliance.inference.client import EncoderClient
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
 from appliance.knowledge.base import KnowledgeBase
-from appliance.normalise import FED, feeds
+from appliance.normalise import FED, feeds, matches
 from appliance.normalise.custom import CustomSource
-from appliance.pipeline import NO_FORMATS, CustomFormats, Detector, Reader
+from appliance.normalise.known_fields import KNOWN_FIELDS
+from appliance.pipeline import CustomFormats, Detector, Reader
 from appliance.places import default_rules, find_knowledge, find_models
 from appliance.schema import OWN_SOURCE, Checkpoint, LogSource, RuleInfo, Verdict
 from appliance.shards import Source
@@ -84,15 +92,91 @@ def build_formats(config: Config) -> CustomFormats:
     return CustomFormats(decoders, sources)
 
 
-def load_rule_set(paths: Sequence[str], formats: CustomFormats = NO_FORMATS) -> RuleSet:
-    """Sigma rules of these paths, or the default set; `formats` feed some of them. Raises RuleError
-    when not one loads."""
-    fed = partial(feeds, custom=formats.sources)
-    rules = load_rules([Path(path) for path in paths] or [default_rules()], feeds=fed)
+def open_cache(config: Config) -> Cache:
+    """Where the daemon and its workers keep what they compiled of the rules."""
+    return Cache(Path(config.state_dir) / "cache")
+
+
+def load_configured_rules(
+    config: Config,
+    paths: Sequence[str] | None = None,
+    *,
+    unfed: bool = False,
+    cache: Cache | None = None,
+) -> RuleSet:
+    """The configuration's rules (or those of `paths`), with its formats, placeholders and
+    pipelines, but for those that the operator switched off; with `unfed` also those whose log
+    source nothing feeds; from the cache when nothing changed. Raises RuleError when not one loads,
+    ConfigError for a pipeline or overrides that can't be read."""
+    named = config.rules if paths is None else paths
+    fed = _feed_all if unfed else partial(feeds, custom=build_formats(config).sources)
+    places = [Path(path) for path in named] or [default_rules()]
+    load = partial(
+        load_rules,
+        placeholders=config.placeholders,
+        pipeline=read_pipelines([Path(path) for path in config.pipelines]),
+    )
+    if cache is None:
+        rules = load(places, feeds=fed)
+    else:
+        about = [repr(sorted(config.placeholders.items()))]
+        about += [Path(path).read_text() for path in config.pipelines]
+        rules = load_cached(
+            places, cache, feeds=fed, load=lambda p, f: load(p, feeds=f), about=about
+        )
     if not rules.rules:
         reasons = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in rules.refused[:5])
         raise RuleError(f"no rule could be loaded: {reasons}")
-    return rules
+    off = open_overrides(config).disabled
+    return rules.without(off)
+
+
+class Unreachable(msgspec.Struct, frozen=True):
+    """A loaded rule that can't fire: its log source is fed, but with events that never have the
+    fields that it needs."""
+
+    rule: RuleInfo
+    fields: tuple[str, ...]
+
+
+def find_unreachable(rules: RuleSet, config: Config) -> list[Unreachable]:
+    """The loaded rules that need, in every alternative of their condition, fields that no event of
+    any log source they read has, and the correlations all of whose rules do. Where one of those log
+    sources is open, nothing is claimed."""
+    sources = list_fed(build_formats(config))
+    covered: dict[LogSource, tuple[frozenset[str] | None, ...]] = {}
+    found: list[Unreachable] = []
+    for rule in rules.rules:
+        stated = rule.info.logsource
+        if stated not in covered:
+            read = [source for source in sources if matches(stated, source)]
+            covered[stated] = tuple(KNOWN_FIELDS.get(source) for source in read)
+        tables = [table for table in covered[stated] if table is not None]
+        if not tables or len(tables) < len(covered[stated]):
+            continue
+        lacking = [find_lacking(rule.condition, table) for table in tables]
+        if all(lacking):
+            fields = tuple(sorted({name for names in lacking for name in names}))
+            found.append(Unreachable(rule.info, fields))
+    by_id = {each.rule.id: each for each in found}
+    for correlation in rules.correlations:
+        mine = [by_id[base] for base in correlation.bases if base in by_id]
+        if len(mine) == len(correlation.bases):
+            fields = tuple(sorted({name for each in mine for name in each.fields}))
+            found.append(Unreachable(correlation.info, fields))
+            by_id[correlation.info.id] = found[-1]
+    return found
+
+
+def _feed_all(_: LogSource) -> str | None:
+    return None
+
+
+def open_overrides(config: Config) -> Overrides:
+    """The operator's word on rules. Raises ConfigError."""
+    if not config.overrides:
+        return NO_OVERRIDES
+    return read_overrides(Path(config.overrides), config.placeholders)
 
 
 def open_experts(config: Config) -> Experts:
@@ -145,13 +229,26 @@ def build_judge(
     return Bench(experts.expert, known=known, queue_cap=config.limits.judge_queue, **settings)
 
 
-def build_detectors(rules: RuleSet) -> dict[str, SigmaDetector | SensorDetector]:
+def build_detectors(
+    rules: RuleSet, cache: Cache | None = None
+) -> dict[str, SigmaDetector | SensorDetector]:
     """Every detector there is: an auditor sees here all that can raise a finding."""
-    return {"sigma": SigmaDetector(rules), "sensors": SensorDetector()}
+    kept = None if cache is None else IndexCache(cache)
+    return {"sigma": SigmaDetector(rules, cache=kept), "sensors": SensorDetector()}
 
 
-def build_reader(config: Config, detectors: Mapping[str, Detector]) -> Reader:
-    """The stateless half of the line, of the daemon and of its worker processes."""
+def settle_memory() -> None:
+    """What was loaded stays: the collector need not look through thousands of rules again and
+    again."""
+    gc.collect()
+    gc.freeze()
+
+
+def build_reader(
+    config: Config, detectors: Mapping[str, Detector], rules: RuleSet | None = None
+) -> Reader:
+    """The stateless half of the line, of the daemon and of its worker processes; `rules` for the
+    correlations among them."""
     zones: dict[str, tzinfo] = {spec.name: ZoneInfo(spec.timezone) for spec in config.sources}
     formats = build_formats(config)
     return Reader(
@@ -159,6 +256,7 @@ def build_reader(config: Config, detectors: Mapping[str, Detector]) -> Reader:
         zones={**zones, OWN_SOURCE: UTC},
         fed=list_fed(formats),
         formats=formats,
+        watched=list_watched(rules.correlations, rules.silent) if rules else {},
     )
 
 
@@ -228,9 +326,12 @@ def _open_source(
     )
 
 
-def index_rules(detectors: Mapping[str, SigmaDetector | SensorDetector]) -> dict[str, RuleInfo]:
-    """What is known of every rule, by id."""
-    return {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}
+def index_rules(
+    detectors: Mapping[str, SigmaDetector | SensorDetector], rules: RuleSet | None = None
+) -> dict[str, RuleInfo]:
+    """What is known of every rule, by id; `rules` for the correlations among them."""
+    known = {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}
+    return known | {rule.info.id: rule.info for rule in (rules.correlations if rules else ())}
 
 
 def store_limits(config: Config) -> StoreLimits:
@@ -256,6 +357,25 @@ def correlation_limits(config: Config) -> CorrelationLimits:
         links=config.limits.correlation_keys,
         findings=config.limits.incident_findings,
     )
+
+
+def window_limits(config: Config) -> WindowLimits:
+    """The caps of Sigma correlations as configured."""
+    limits = config.limits
+    return WindowLimits(
+        groups=limits.correlation_groups,
+        events=limits.correlation_events,
+        late=config.correlate.late,
+    )
+
+
+def open_correlations(store: Store, config: Config, rules: RuleSet) -> SigmaCorrelator | None:
+    """Sigma's correlations where the store left those that are still the same; the groups of others
+    are forgotten. None where there are none."""
+    store.keep_windows({rule.info.hash for rule in rules.correlations})
+    if not rules.correlations:
+        return None
+    return SigmaCorrelator(rules.correlations, window_limits(config), stored=store.windows())
 
 
 def open_correlator(store: Store, config: Config) -> Correlator:

@@ -132,6 +132,10 @@ def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
         listing = _command(commands, name, ("look", name), text)
         listing.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
         listing.add_argument("--level", choices=LEVELS, help="at least this level")
+        if name == "findings":
+            listing.add_argument(
+                "--suppressed", action="store_true", help="those that the operator suppressed"
+            )
         listing.add_argument(
             "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="the newest N"
         )
@@ -167,7 +171,39 @@ def _add_rules_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     ):
         parser = _command(rules, name, ("rules", handler), text)
         parser.add_argument("rules", nargs="*", metavar="DIR", help="instead of the default set")
+        if name == "test":
+            _add_trial(parser)
+        _add_config(parser)
         _add_json(parser)
+    for name, text in (
+        ("coverage", "say which ATT&CK techniques the rules see: fired, fed, unfed"),
+        ("scorecard", "say of each rule what it met and found, from the store"),
+    ):
+        parser = _command(rules, name, ("rules", name), text)
+        parser.add_argument("rules", nargs="*", metavar="DIR", help="instead of the configured")
+        if name == "coverage":
+            parser.add_argument("-o", "--out", metavar="FILE", help="write a Navigator layer there")
+            parser.add_argument(
+                "--ics", action="store_true", help="the layer of industrial control systems"
+            )
+        _add_config(parser, state=True)
+        _add_json(parser)
+
+
+def _add_trial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        action="append",
+        metavar="LOGS",
+        help="try the rules over these files instead, and say which part fails",
+    )
+    parser.add_argument(
+        "--near", type=count(0, 1000), default=3, metavar="N",
+        help="near misses told of each rule (default 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input-format", metavar="FORMAT", default="auto", help="of the records of --against"
+    )
 
 
 def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

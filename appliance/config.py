@@ -11,7 +11,7 @@ import re
 import stat
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -26,6 +26,7 @@ from appliance.decode.custom import build_pattern_decoder, check_place
 from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
+from appliance.places import OVERRIDES
 from appliance.schema import OWN_SOURCE, RECORD_FORMATS, MessageKind
 from appliance.sources.listening import Transport, parse_listen_address, parse_networks
 from appliance.sources.tracking import names_path
@@ -152,10 +153,12 @@ class FileSink:
 @dataclass(frozen=True, slots=True)
 class Correlate:
     """How findings join: a shared entity within `window_seconds` of event time, while the incident
-    spans no more than `max_span_seconds`."""
+    spans no more than `max_span_seconds`. `late` is how far an event may be behind the newest of
+    its stream to be counted by Sigma correlations."""
 
     window_seconds: float = _bounded(1800.0, 1, 10 * 366 * 86400)
     max_span_seconds: float = _bounded(86400.0, 1, 10 * 366 * 86400)
+    late: float = _duration(300.0, 0, _LONGEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,8 @@ class Limits:
     incidents_rows: int = _bounded(100_000, 1, _MOST_ROWS)
     rejected_rows: int = _bounded(10_000, 1, _MOST_ROWS)
     correlation_keys: int = _bounded(200_000, 1, _MOST_ENTRIES)
+    correlation_groups: int = _bounded(10_000, 1, _MOST_ENTRIES)  # of each Sigma correlation
+    correlation_events: int = _bounded(100_000, 1, _MOST_ENTRIES)  # of each, all groups together
     incident_findings: int = _bounded(5_000, 1, _MOST_ENTRIES)
     files_per_source: int = _bounded(10_000, 1, _MOST_ENTRIES)
     store_bytes: int = _bounded(10 << 30, 16 << 20, 1 << 50)
@@ -224,7 +229,12 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration."""
+    """The whole configuration.
+
+    Of rules: `placeholders` gives the values of %name% under the modifier `expand`, `pipelines` are
+    files of pySigma transformations, `overrides` is the operator's file of levels and suppressions
+    (a configuration that was read names OVERRIDES where it names none and that is there).
+    """
 
     state_dir: str = "/var/lib/appliance"
     control_socket: str = ""
@@ -234,6 +244,9 @@ class Config:
     knowledge_dir: str = ""
     model: bool = True
     rescan_seconds: float = _bounded(5.0, 0.1, 86400)
+    placeholders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pipelines: tuple[str, ...] = ()
+    overrides: str = ""
     heartbeat: float = _duration(60.0, 0, 86400)
     workers: int = _bounded(1, 1, 64)
     sources: tuple[Source, ...] = ()
@@ -346,7 +359,7 @@ def _read_value(
             for i, child in enumerate(node.value)
         )
     if origin is dict:
-        return _read_pairs(node, key, problems)
+        return _read_pairs(node, get_args(kind)[1], key, problems)
     if origin in (typing.Union, types.UnionType):
         return _read_tagged(node, get_args(kind), key, problems)
     if is_dataclass(kind):
@@ -365,20 +378,21 @@ def _read_value(
     return value
 
 
-def _read_pairs(node: yaml.Node, key: str, problems: _Problems) -> dict[str, str]:
-    """A mapping of free names to texts."""
+def _read_pairs(node: yaml.Node, kind: Any, key: str, problems: _Problems) -> dict[str, Any]:
+    """A mapping of free names to texts, or to lists of texts."""
     if not isinstance(node, yaml.MappingNode):
-        problems.add(_line(node), key, "must be a mapping of names to texts")
+        what = "texts" if kind is str else "lists of texts"
+        problems.add(_line(node), key, f"must be a mapping of names to {what}")
         return {}
-    pairs: dict[str, str] = {}
+    pairs: dict[str, Any] = {}
     for name_node, value_node in node.value:
         name = _read_value(name_node, str, f"{key}.NAME", problems, {})
         if name is None:
             continue
         if name in pairs:
             problems.add(_line(name_node), f"{key}.{name}", "given twice")
-        value = _read_value(value_node, str, f"{key}.{name}", problems, {})
-        pairs[name] = value or ""
+        value = _read_value(value_node, kind, f"{key}.{name}", problems, {})
+        pairs[name] = value or kind()
     return pairs
 
 
@@ -640,6 +654,7 @@ def _check_places(config: Config, problems: _Problems) -> None:
             status, reason = _look_at(rules)
             if status is None or not rules:
                 problems.say(f"rules[{i}]", f"{reason or 'no such file or folder'}: {rules}")
+    _check_rule_settings(config, problems)
     for name in ("models_dir", "knowledge_dir"):
         if given := getattr(config, name):
             _check_folder(given, name, problems)
@@ -649,6 +664,18 @@ def _check_places(config: Config, problems: _Problems) -> None:
             _check_source(source, f"sources[{i}]", formats, problems)
     _check_sinks(config, problems)
     _check_circles(config, problems)
+
+
+def _check_rule_settings(config: Config, problems: _Problems) -> None:
+    """What rules are loaded with. The files' content is looked at where rules are loaded."""
+    for name, values in config.placeholders.items():
+        if not values and not problems.has(f"placeholders.{name}"):
+            problems.say(f"placeholders.{name}", "must have at least one value")
+    named = [(f"pipelines[{i}]", path) for i, path in enumerate(config.pipelines)]
+    for key, path in [*named, ("overrides", config.overrides or None)]:
+        status, reason = _look_at(path) if path is not None else (None, "")
+        if path is not None and (status is None or not stat.S_ISREG(status.st_mode)):
+            problems.say(key, f"{reason or 'no such file'}: {path}")
 
 
 def _check_formats(config: Config, problems: _Problems) -> list[str]:
@@ -756,6 +783,8 @@ def parse_config(text: str, path: str, *, checked: bool = False) -> Config:
             problems.say("sources", "name at least one source")
     if config is None or problems.found:
         raise ConfigError(problems.texts())
+    if not config.overrides and _look_at(str(OVERRIDES))[0] is not None:
+        return replace(config, overrides=str(OVERRIDES))
     return config
 
 

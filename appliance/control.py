@@ -67,7 +67,8 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        if self._thread.is_alive():
+        # Not is_alive: the thread may have ended already, and what it listened on is still there.
+        if self._thread.ident is not None:
             self._thread.join(CLOSE_SECONDS)
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)

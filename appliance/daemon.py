@@ -168,7 +168,7 @@ class Daemon:
         engine = self.engine
         log.info(
             "%s: %d rules, %d refused, %d sources, %d sinks",
-            what, len(engine.rules.rules), len(engine.rules.refused),
+            what, len(engine.rules.infos), len(engine.rules.refused),
             len(engine.config.sources), len(engine.deliveries),
         )  # fmt: skip
         for refused in engine.rules.refused:
@@ -243,13 +243,13 @@ class Daemon:
             self.store.write_batch(batch)
         except StoreError as error:
             self._note_store_error("write", error)
-            engine.line.correlator.rollback()
+            engine.line.rollback()
             for shard, _ in given:
                 shard.rewind()
             self._stopping.wait(STORE_RETRY_SECONDS)
             return False
         self._store_errors.pop("write", None)
-        engine.line.correlator.commit()
+        engine.line.commit()
         for shard, work in given:
             shard.commit()
             self._health.note(work.counts, work.latest, now)

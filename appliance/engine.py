@@ -17,15 +17,18 @@ import msgspec
 from appliance.assembly import (
     Experts,
     build_detectors,
-    build_formats,
     build_judge,
     build_reader,
     index_rules,
-    load_rule_set,
+    load_configured_rules,
+    open_cache,
+    open_correlations,
     open_correlator,
     open_experts,
+    open_overrides,
     open_sources,
     read_known_verdicts,
+    settle_memory,
 )
 from appliance.config import Config, FileSink, SyslogSink, describe_sink
 from appliance.delivery import Delivery, close_deliveries
@@ -63,7 +66,8 @@ class Draft:
 
     def __init__(self, config: Config, around: Surroundings, old: "Engine | None" = None) -> None:
         self.config = config
-        self.rules = load_rule_set(config.rules, build_formats(config))
+        self.rules = load_configured_rules(config, cache=open_cache(config))
+        self.overrides = open_overrides(config)
         if old is not None:
             _refuse_broken_rules(self.rules, old.rules)
         self.sinks = [open_sink(spec, config, around.on_step) for spec in config.sinks]
@@ -123,15 +127,16 @@ class Engine:
     def __init__(self, draft: Draft, around: Surroundings, old: "Engine | None" = None) -> None:
         self.config = config = draft.config
         self.rules = draft.rules
+        self.overrides = draft.overrides
         self.experts: Experts = draft.experts
         self.experts_mark: tuple[object, ...] = draft.experts_mark
         self._around = around
         store = around.store
-        self.detectors = build_detectors(self.rules)
-        self.reader = build_reader(config, self.detectors)
+        self.detectors = build_detectors(self.rules, open_cache(config))
+        self.reader = build_reader(config, self.detectors, self.rules)
         canary = SigmaDetector(load_rules([own_rules()], feeds=lambda _: None))
         #: Puts the canary through every detector, and one whose rule is about it.
-        self.own_reader = build_reader(config, {**self.detectors, "selftest": canary})
+        self.own_reader = build_reader(config, {**self.detectors, "selftest": canary}, self.rules)
         self.judge = build_judge(
             self.experts, read_known_verdicts(store, self.experts.base), config, wake=around.wake
         )
@@ -151,15 +156,18 @@ class Engine:
         self.deliveries: list[Delivery] = self._open_deliveries(draft.sinks, old)
         built_in = {rule.id: rule for rule in HEALTH_RULES.values()}
         self.line = Line(
-            rules={**index_rules(self.detectors), **canary.rules, **built_in},
+            rules={**index_rules(self.detectors, self.rules), **canary.rules, **built_in},
             judge=self.judge,
             correlator=correlator,
             known=store.known_findings,
             sinks=bool(self.deliveries),
+            overrides=self.overrides,
+            correlations=open_correlations(store, config, self.rules),
         )
 
     def start(self) -> None:
         """Start what was not taken over."""
+        settle_memory()
         if self.experts.encoder is not None:
             self.experts.encoder.start()
         if isinstance(self.judge, Bench):
@@ -307,7 +315,8 @@ class Engine:
             "workers": [s["worker"] for s in shards if "worker" in s],
             "rule_errors": {key: row for s in shards for key, row in s["rule_errors"].items()},
             "sinks": {d.sink.name: d.describe() for d in self.deliveries},
-            "rules": {"loaded": len(self.rules.rules), "refused": len(self.rules.refused)},
+            "rules": {"loaded": len(self.rules.infos), "refused": len(self.rules.refused)},
+            "overrides": self.overrides.describe(self._around.clock()),
             "models": self.experts.describe(),
             "judge": judge,
             "queues": {
@@ -317,6 +326,7 @@ class Engine:
                     "cap": limits.correlation_keys,
                     "dropped": correlator.evicted,
                 },
+                **(self.line.correlations.describe() if self.line.correlations else {}),
             },
         }
 

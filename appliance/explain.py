@@ -7,13 +7,14 @@ What the store does not hold is `None`, and shown as not kept.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from appliance.assembly import build_formats, load_rule_set
+from appliance.assembly import build_formats, load_configured_rules
 from appliance.config import Config, FilesSource
 from appliance.correlate.incidents import linking_keys
 from appliance.detect.sigma.documents import MAX_FILE_BYTES, Document, read_documents
@@ -281,11 +282,16 @@ def _load_rule(path: str, key: str, config: Config) -> RuleInfo | None:
     """The rule with this id in this file, or None."""
     if not Path(path).is_file():
         return None
-    try:
-        loaded = load_rule_set([path], build_formats(config)).rules
-    except (RuleError, OSError):
-        return None
-    return next((rule.info for rule in loaded if rule.info.id == key), None)
+    plain = replace(config, overrides="")
+    for paths in ([path], None):  # a correlation may name rules of other files
+        try:
+            loaded = load_configured_rules(plain, paths).infos
+        except (RuleError, OSError):
+            continue
+        for info in loaded:
+            if info.id == key and info.path == path:
+                return info
+    return None
 
 
 def _read_rule_text(path: Path, line: int) -> tuple[Document | None, str | None]:
@@ -310,7 +316,11 @@ def _explain_level(body: Body, rule: RuleInfo | None) -> Body:
     """The finding's level and why it has it."""
     level = body["level"]
     stated = rule.level if rule is not None else None
-    if stated is None:
+    own = (body.get("rule") or {}).get("own_level")
+    if own is not None:
+        stated = own
+        why = f"the operator's overrides gave it; the rule's own level is {own}"
+    elif stated is None:
         why = f"as the {body['detector']} detector gave it when it fired"
     elif stated == level:
         why = "the level that the rule states"
@@ -322,6 +332,8 @@ def _explain_level(body: Body, rule: RuleInfo | None) -> Body:
         "level": level,
         "rule_level": stated,
         "why": why,
+        "operator": None if own is None else level,
+        "suppressed": body.get("suppressed"),
         "promise": "an expert or model can raise, explain and rank; none can lower a rule's level",
     }
 

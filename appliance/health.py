@@ -321,11 +321,23 @@ def _look_at_parts(facts: Mapping[str, Any], config: Config, seen: _Sightings) -
             seen.say(f"worker {worker['number']}", "dead",
                 f"{worker['error'] or 'is being started'}; it is started again",
                 patience=0.0 if worker["error"] else PATIENCE_SECONDS)  # fmt: skip
+    _look_at_rules(facts, seen)
+
+
+def _look_at_rules(facts: Mapping[str, Any], seen: _Sightings) -> None:
+    """What of the rules, and of the operator's word on them, does not do what it should."""
     refused = facts.get("rules", {}).get("refused", 0)
     if refused:
         seen.say(
             "rules", "refused", f"{refused} are refused, see `appliance rules check`", notice=True
         )
+    for gone in facts.get("overrides", {}).get("expired", []):
+        seen.say(
+            "overrides", f"expired {gone['line']}",
+            f"the suppression of {gone['rule']} on line {gone['line']} has expired, its findings "
+            f"go out again: {gone['reason']}",
+            notice=True,
+        )  # fmt: skip
     for rule, fault in facts.get("rule_errors", {}).items():
         seen.say("rules", f"fault {rule}", f"{rule} failed on {fault['count']} events: "
             f"{fault['reason']}", notice=True)  # fmt: skip

@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.correlate.incidents import Correlator
 from appliance.decode import Decoder, decode
+from appliance.detect.sigma.correlation import SigmaCorrelator, Watch, make_hit
 from appliance.emit.render import (
     render_finding,
     render_incident,
@@ -33,9 +34,11 @@ from appliance.schema import (
     Detection,
     Event,
     Finding,
+    Hit,
     LogSource,
     RawRecord,
     Rejected,
+    Review,
     RuleInfo,
     SourceBatch,
     Stage,
@@ -71,6 +74,22 @@ class Judge(Protocol):
         ...
 
 
+class Reviewer(Protocol):
+    """The operator's word on what a rule finds."""
+
+    def review(self, detection: Detection) -> Review | None:
+        """The detection as the operator wants it, None where the rule is switched off."""
+        ...
+
+
+class NoOverrides:
+    """The operator says nothing of any rule."""
+
+    def review(self, detection: Detection) -> Review | None:
+        """The detection as it is."""
+        return Review(detection)
+
+
 class CustomFormats(msgspec.Struct, frozen=True):
     """Formats that the configuration describes: by name, how each is decoded, and what it is."""
 
@@ -86,14 +105,16 @@ class Reader(msgspec.Struct):
     """The stateless half of the line, decode to detect, which may run in a process of its own.
 
     `zones` gives the time zone of each source's year-less or zone-less times; `fed` are the log
-    sources whose views are counted; `formats` are those that the configuration describes; `seconds`
-    adds up the time spent by stage, in seconds of `timer`.
+    sources whose views are counted; `formats` are those that the configuration describes;
+    `watched` are the rules that correlations name; `seconds` adds up the time spent by stage, in
+    seconds of `timer`.
     """
 
     detectors: Mapping[str, Detector]
     zones: Mapping[str, tzinfo]
     fed: frozenset[LogSource] = frozenset(FED)
     formats: CustomFormats = NO_FORMATS
+    watched: Mapping[str, Watch] = {}
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
     )
@@ -102,20 +123,23 @@ class Reader(msgspec.Struct):
 
 class Work(msgspec.Struct):
     """What the stateless half made of some records, for the half that has state. `counts` are
-    added to what is stored under (scope, name), `latest` kept when larger."""
+    added to what is stored under (scope, name), `latest` kept when larger; `hits` are for the
+    correlations, in the order of the records."""
 
     detections: list[Detection]
     rejected: list[Rejected]
     checkpoints: list[Checkpoint]
     counts: dict[str, dict[str, int]]
     latest: dict[str, dict[str, float]]
+    hits: list[Hit] = msgspec.field(default_factory=list)
 
 
 class Line(msgspec.Struct):
     """The half of the line that has state, judge to store, as daemon and scan build it.
 
     `known` says which finding ids are stored already; `sinks` is False when nobody reads the
-    outbox; `seconds` adds up the time spent by stage, in seconds of `timer`.
+    outbox; `overrides` is the operator's word on levels and suppressions; `correlations` are
+    Sigma's, where there are any; `seconds` adds up the time spent by stage, in seconds of `timer`.
     """
 
     rules: Mapping[str, RuleInfo]
@@ -123,10 +147,24 @@ class Line(msgspec.Struct):
     correlator: Correlator
     known: Callable[[Sequence[str]], set[str]]
     sinks: bool = True
+    overrides: Reviewer = msgspec.field(default_factory=NoOverrides)
+    correlations: SigmaCorrelator | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("judge", "correlate"), 0.0)
     )
     timer: Callable[[], float] = time.perf_counter
+
+    def commit(self) -> None:
+        """The batch is stored."""
+        self.correlator.commit()
+        if self.correlations is not None:
+            self.correlations.commit()
+
+    def rollback(self) -> None:
+        """The batch could not be stored: what it changed here is forgotten."""
+        self.correlator.rollback()
+        if self.correlations is not None:
+            self.correlations.rollback()
 
 
 class _Tally:
@@ -207,7 +245,7 @@ def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
     for batch in batches:
         work.rejected.extend(batch.rejected)
         for record in batch.records:
-            refused = _read_record(record, reader, tally, work.detections)
+            refused = _read_record(record, reader, tally, work)
             if refused is not None:
                 work.rejected.append(refused)
     for refused in work.rejected:
@@ -215,9 +253,7 @@ def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
     return work
 
 
-def _read_record(
-    record: RawRecord, reader: Reader, tally: _Tally, detections: list[Detection]
-) -> Rejected | None:
+def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -> Rejected | None:
     """decode to detect for one record; why it could not be, or None."""
     seconds, timer = reader.seconds, reader.timer
     began = timer()
@@ -228,12 +264,30 @@ def _read_record(
         return result
     event, repaired = result
     try:
-        detections.extend(detect_event(event, reader.detectors))
+        detections = detect_event(event, reader.detectors)
+        if detections and reader.watched:
+            detections = _take_hits(detections, reader.watched, tally, work.hits)
+        work.detections.extend(detections)
     except Exception as error:  # as in read_event: counted and listed, never silent
         return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
     seconds["detect"] += timer() - read
     _count_event(event, repaired, tally, reader.fed)
     return None
+
+
+def _take_hits(
+    detections: list[Detection], watched: Mapping[str, Watch], tally: _Tally, hits: list[Hit]
+) -> list[Detection]:
+    """What correlations want of the detections goes to the hits; gives those that are findings."""
+    found: list[Detection] = []
+    for detection in detections:
+        watch = watched.get(detection.rule_id) if detection.detector == "sigma" else None
+        if watch is not None:
+            hits.append(make_hit(detection, watch))
+            tally.add(f"rule:{detection.rule_id}", "hits")
+        if watch is None or not watch.silent:
+            found.append(detection)
+    return found
 
 
 def process(batches: Sequence[SourceBatch], reader: Reader, line: Line) -> Batch:
@@ -242,21 +296,47 @@ def process(batches: Sequence[SourceBatch], reader: Reader, line: Line) -> Batch
 
 
 def join_work(works: Sequence[Work], line: Line) -> Batch:
-    """judge and correlate: the half that has state. Changes only the correlator, whose changes are
-    pending until its `commit` or `rollback`."""
+    """Sigma's correlations, judge and correlate: the half that has state. Changes only the line's
+    correlators, whose changes are pending until its `commit` or `rollback`."""
     total = Work([], [], [], {}, {})
     tally = _Tally(total)
     findings: dict[str, tuple[Finding, bool]] = {}
+    reviews: dict[str, Review] = {}
     began = line.timer()
-    for work in works:
+    correlated = _advance(works, line, tally)
+    line.seconds["correlate"] += line.timer() - began
+    began = line.timer()
+    for work in (*works, Work(correlated, [], [], {}, {})):
         total.rejected.extend(work.rejected)
         total.checkpoints.extend(work.checkpoints)
         _add_counts(work, tally)
         for detection in work.detections:
-            finding, pending = judge_detection(detection, line)
+            review = line.overrides.review(detection)
+            if review is None:
+                tally.add(f"rule:{detection.rule_id}", "disabled")
+                continue
+            finding, pending = judge_detection(review.detection, line)
             findings.setdefault(finding.id, (finding, pending))
+            reviews.setdefault(finding.id, review)
     line.seconds["judge"] += line.timer() - began
-    return _correlate(total, findings, tally, line)
+    return _correlate(total, findings, reviews, tally, line)
+
+
+def _advance(works: Sequence[Work], line: Line, tally: _Tally) -> list[Detection]:
+    """What the correlations say of the hits. A fault in them takes nothing else away."""
+    hits = [hit for work in works for hit in work.hits]
+    if line.correlations is None or not hits:
+        return []
+    try:
+        found = line.correlations.advance(hits)
+    except Exception as error:
+        line.correlations.note_fault(f"{type(error).__name__}: {error}")
+        tally.add("correlations", "faults")
+        return []
+    for name, count in line.correlations.new_counts().items():
+        counts = tally.counts.setdefault("correlations", {})
+        counts[name] = counts.get(name, 0) + count
+    return found
 
 
 def _add_counts(work: Work, tally: _Tally) -> None:
@@ -287,6 +367,7 @@ def apply_answers(
             updates = [
                 Outgoing("update", key, now, {"kind": "update", **body})
                 for key, body in bodies.items()
+                if "suppressed" not in body
             ]
             store.update_findings(bodies, updates if sinks else [])
             updated += len(bodies)
@@ -296,6 +377,7 @@ def apply_answers(
 def _correlate(
     work: Work,
     findings: Mapping[str, tuple[Finding, bool]],
+    reviews: Mapping[str, Review],
     tally: _Tally,
     line: Line,
 ) -> Batch:
@@ -303,6 +385,9 @@ def _correlate(
     known = line.known(list(findings))
     fresh = [pair for key, pair in findings.items() if key not in known]
     for finding, _ in fresh:
+        if reviews[finding.id].suppressed:
+            _count_suppressed(finding.detection, tally)
+            continue
         line.correlator.join(finding)
         detection = finding.detection
         tally.add(f"detector:{detection.detector}", "fired")
@@ -314,7 +399,9 @@ def _correlate(
     line.correlator.evict()
     change = line.correlator.changes()
     rows = [
-        _finding_row(finding, change.joined[finding.id], pending, line.rules)
+        _finding_row(
+            finding, change.joined.get(finding.id), pending, line.rules, reviews[finding.id]
+        )
         for finding, pending in fresh
     ]
     messages: list[Outgoing] = []
@@ -325,6 +412,7 @@ def _correlate(
                 "finding", row.id, finding.detection.event.received, {"kind": "finding", **row.body}
             )
             for row, (finding, _) in zip(rows, fresh, strict=True)
+            if not row.suppressed
         ]
         for key in sorted(change.notable & change.incidents.keys()):
             body = render_incident(change.incidents[key])
@@ -334,6 +422,7 @@ def _correlate(
         checkpoints=work.checkpoints,
         findings=rows,
         correlation=change,
+        windows=line.correlations.changes() if line.correlations is not None else None,
         rejected=work.rejected,
         counts=_flatten_counts(work.counts),
         latest=_flatten_counts(work.latest),
@@ -347,6 +436,13 @@ def _name_rule(detection: Detection, line: Line) -> str:
     return detection.rule_id if detection.rule_id in line.rules else f"{detection.detector}:*"
 
 
+def _count_suppressed(detection: Detection, tally: _Tally) -> None:
+    """Under the rule's own id, a sensor's too: the operator's file names them, so they are few."""
+    scope = f"rule:{detection.rule_id}"
+    tally.add(scope, "suppressed")
+    tally.reach(scope, "last_suppressed", detection.event.received)
+
+
 def _flatten_counts(
     values: Mapping[str, Mapping[str, float]],
 ) -> dict[tuple[str, str], float]:
@@ -354,20 +450,29 @@ def _flatten_counts(
 
 
 def _finding_row(
-    finding: Finding, incident: str, pending: bool, rules: Mapping[str, RuleInfo]
+    finding: Finding,
+    incident: str | None,
+    pending: bool,
+    rules: Mapping[str, RuleInfo],
+    review: Review,
 ) -> FindingRow:
     detection = finding.detection
     rule = rules.get(detection.rule_id) or describe_foreign_rule(detection)
-    origin = render_origin(detection.event, rule)
+    body = {**render_finding(finding, incident), **render_origin(detection.event, rule)}
+    if review.own_level is not None:
+        body["rule"]["own_level"] = review.own_level
+    if review.suppressed:
+        body["suppressed"] = review.suppressed
     return FindingRow(
         id=finding.id,
         time=detection.event.time,
         level=LEVELS.index(detection.level),
         detector=detection.detector,
         rule_id=detection.rule_id,
-        body={**render_finding(finding, incident), **origin},
+        body=body,
         pending=pending,
         received=detection.event.received,
+        suppressed=review.suppressed,
     )
 
 

@@ -1,6 +1,7 @@
 """Where things lie when the configuration does not say: one documented order for all commands.
 
 Configuration  /etc/appliance/appliance.yaml
+Overrides      /etc/appliance/overrides.yaml, the operator's levels and suppressions
 Rules          the default set: inside the installed package, or `rules/` of a checkout
 Models, base   the folder named by APPLIANCE_DATA, then /var/lib/appliance, then share/appliance of
                the Python installation (a virtual environment's own); the first that has them
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 CONFIG = Path("/etc/appliance/appliance.yaml")
+#: The operator's word on rules; no update writes it.
+OVERRIDES = Path("/etc/appliance/overrides.yaml")
 
 _PACKAGE = Path(__file__).resolve().parent
 

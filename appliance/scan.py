@@ -5,6 +5,7 @@ files, rules and models always give the same findings. Files are read one after 
 to back; a record's time of receipt is its file's last change.
 """
 
+import math
 import os
 import shutil
 import stat
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
@@ -27,16 +29,28 @@ from appliance.assembly import (
     correlation_limits,
     index_rules,
     list_fed,
-    load_rule_set,
+    load_configured_rules,
     open_experts,
+    open_overrides,
+    settle_memory,
+    window_limits,
 )
 from appliance.config import Config
 from appliance.correlate.incidents import Correlator
+from appliance.detect.sigma.correlation import SigmaCorrelator, list_watched
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
 from appliance.judge.bench import Bench
-from appliance.pipeline import Line, Reader, apply_answers, process
-from appliance.schema import LEVELS, SourceBatch
+from appliance.pipeline import (
+    Line,
+    Reader,
+    Work,
+    apply_answers,
+    join_work,
+    process,
+    read_records,
+)
+from appliance.schema import LEVELS, Hit, SourceBatch
 from appliance.sources.streams import (
     StreamLimits,
     StreamName,
@@ -45,9 +59,12 @@ from appliance.sources.streams import (
     reject_stream,
 )
 from appliance.store import Store, StoreLimits
+from appliance.worker_frames import show_record
 
 SOURCE = "scan"
 VERDICT_SECONDS = 600.0
+#: Hits that correlations are given in one transaction.
+HITS_AT_ONCE = 5000
 
 #: Told the file being read, how many are done, how many there are, and the records so far.
 OnProgress = Callable[[str, int, int, int], None]
@@ -181,25 +198,31 @@ def _scan(
 ) -> Scan:
     listing = list_files(paths, folder)
     formats = build_formats(config)
-    rules = load_rule_set(config.rules, formats)
+    rules = load_configured_rules(config)
     experts = open_experts(config)
     unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
     store = Store(folder / "scan.db", limits=unbounded, durable=False)
     if experts.encoder is not None:
         experts.encoder.start()
     detectors = build_detectors(rules)
+    settle_memory()
     judge = build_judge(experts, {}, config)
     reader = Reader(
-        detectors=detectors, zones={SOURCE: ZoneInfo("UTC")}, fed=list_fed(formats), formats=formats
+        detectors=detectors,
+        zones={SOURCE: ZoneInfo("UTC")},
+        fed=list_fed(formats),
+        formats=formats,
+        watched=list_watched(rules.correlations, rules.silent),
     )
     line = Line(
-        rules=index_rules(detectors),
+        rules=index_rules(detectors, rules),
         judge=judge,
         correlator=Correlator(
             correlation_limits(config), links={}, aliases={}, load=store.incident
         ),
         known=store.known_findings,
         sinks=False,
+        overrides=open_overrides(config),
     )
     if isinstance(judge, Bench):
         judge.start({})  # only rules that fire are judged
@@ -214,6 +237,7 @@ def _scan(
             input_format=input_format,
             on_progress=on_progress,
         )
+        storing += _correlate_hits(rules, line, store, config)
         waiting = time.perf_counter()
         notices = _await_verdicts(judge, experts, store)
         line.seconds["judge"] += time.perf_counter() - waiting
@@ -259,16 +283,50 @@ def _read_all(
     for done, (logical, path) in enumerate(files):
         on_progress(logical, done, len(files), records)
         name = StreamName(SOURCE, logical, logical, str(path), input_format)
-        for batch in _read_file(name, config, sizes):
-            out = process([batch], reader, line)
+        for batch in read_file(name, config, sizes):
+            work = read_records([batch], reader)
+            out = join_work([work], line)
             records += len(batch.records)
             began = time.perf_counter()
+            if work.hits:
+                store.spool(_pack_hit(hit) for hit in work.hits)
             store.write_batch(out)
-            line.correlator.commit()
+            line.commit()
             storing += time.perf_counter() - began
             on_progress(logical, done, len(files), records)
     on_progress("", len(files), len(files), records)
     return sizes, storing
+
+
+def _pack_hit(hit: Hit) -> tuple[float, str, bytes]:
+    """The hit by its time."""
+    event = hit.event
+    time = event.time if math.isfinite(event.time) else event.received
+    try:
+        return time, event.id, msgspec.msgpack.encode(hit)
+    except UnicodeEncodeError:
+        shown = msgspec.structs.replace(event, record=show_record(event.record))
+        return time, event.id, msgspec.msgpack.encode(msgspec.structs.replace(hit, event=shown))
+
+
+def _correlate_hits(rules: RuleSet, line: Line, store: Store, config: Config) -> float:
+    """What the correlations say of all hits, in the order of their events' times, whatever files
+    they came from: files are read one after another, time is not. Gives the seconds in the store.
+    """
+    if not rules.correlations:
+        return 0.0
+    storing = 0.0
+    line.correlations = SigmaCorrelator(rules.correlations, window_limits(config), replay=True)
+    decoder = msgspec.msgpack.Decoder(Hit)
+    rows = store.unspool()
+    while chunk := [decoder.decode(row) for row in islice(rows, HITS_AT_ONCE)]:
+        batch = join_work([Work([], [], [], {}, {}, chunk)], line)
+        batch.windows = None  # nobody goes on from here
+        began = time.perf_counter()
+        store.write_batch(batch)
+        line.commit()
+        storing += time.perf_counter() - began
+    return storing
 
 
 def _reject_file(name: StreamName, reason: str) -> SourceBatch:
@@ -276,7 +334,7 @@ def _reject_file(name: StreamName, reason: str) -> SourceBatch:
     return SourceBatch([], [reject_stream(name, reason, time.time())], [])
 
 
-def _read_file(name: StreamName, config: Config, sizes: list[int]) -> Iterator[SourceBatch]:
+def read_file(name: StreamName, config: Config, sizes: list[int]) -> Iterator[SourceBatch]:
     """The records of one file; its size in bytes is appended to `sizes`."""
     limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
     want = Want(config.limits.batch_records, final=True)
@@ -343,13 +401,18 @@ def _sum_up(sizes: Sequence[int], rules: RuleSet, reader: Reader, store: Store) 
         "files": len(sizes),
         "bytes": sum(sizes),
         "rules": {
-            "loaded": len(rules.rules),
+            "loaded": len(rules.infos),
             "refused": len(rules.refused),
             "evaluated": sum(1 for row in evaluated.values() if row["evaluated"]),
         },
         "findings": {
             "total": sum(by_level.values()),
             "by_level": by_level,
+            "suppressed": sum(
+                int(values.get("suppressed", 0))
+                for scope, values in counts.items()
+                if scope.startswith("rule:")
+            ),
             "by_detector": {
                 scope.partition(":")[2]: int(values["fired"])
                 for scope, values in counts.items()

@@ -178,6 +178,16 @@ class Detection(msgspec.Struct, frozen=True):
     score: float = 1.0
 
 
+class Review(msgspec.Struct, frozen=True):
+    """What the operator's overrides make of a detection. `own_level` is the level that the rule
+    itself gave, where the operator's is another, else None; `suppressed` is the operator's reason
+    for keeping the finding from sinks and incidents, empty where it is not kept from them."""
+
+    detection: Detection
+    own_level: Level | None = None
+    suppressed: str = ""
+
+
 class Citation(msgspec.Struct, frozen=True):
     """A knowledge entry that supports a sentence. `reason` says how it was found: 'tag' for a
     link that the rule itself states (score 1.0), 'similarity' for nearest text (cosine)."""
@@ -246,6 +256,50 @@ class CorrelationChange(msgspec.Struct):
     notable: set[str]
 
 
+class Hit(msgspec.Struct, frozen=True):
+    """One event that met a rule which a Sigma correlation names. `event` has the view that matched
+    only, without its fields; `values` are the texts of those fields that correlations ask for."""
+
+    rule: str
+    event: Event
+    values: dict[str, str]
+
+
+class WindowEvent(msgspec.Struct):
+    """One event in a group of a Sigma correlation, in the order in which groups keep them. `base`
+    is the place of the rule that it met among those that the correlation names, `value` the text
+    of the field that is counted or measured, `held` whether the condition was true at it."""
+
+    time: float
+    id: str
+    base: int
+    value: str | None = None
+    held: bool = False
+
+
+class WindowGroup(msgspec.Struct):
+    """What a Sigma correlation keeps of one group beside its events. `rule` is the correlation's
+    hash, `values` the group-by values as first seen; `marks` gives the newest event time and
+    receipt of each stream, `entities` when each was last seen, `touched` the last receipt."""
+
+    number: int
+    rule: str
+    values: tuple[str, ...]
+    marks: dict[str, tuple[float, float]]
+    entities: list[tuple[Entity, float]]
+    touched: float
+
+
+class WindowChange(msgspec.Struct):
+    """What a batch of hits changed in the groups of Sigma correlations: stored in the batch's
+    transaction, or thrown away with it. None is what went; a group takes its events along.
+    `events` has (group's number, event)."""
+
+    groups: dict[int, WindowGroup | None]
+    events: list[tuple[int, WindowEvent]]
+    gone: list[tuple[int, WindowEvent]]
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """A record that could not go on, with its bytes and the reason. `data` is what the record
     cap left of it, `length` the full length."""
@@ -294,12 +348,11 @@ class SourceBatch(msgspec.Struct, frozen=True):
 
 def digest(*parts: str | bytes) -> str:
     """32 hex digits of BLAKE2b over the parts, each length-prefixed: no two lists collide."""
-    state = hashlib.blake2b(digest_size=16)
+    framed: list[bytes] = []
     for part in parts:
         raw = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-        state.update(len(raw).to_bytes(8, "big"))
-        state.update(raw)
-    return state.hexdigest()
+        framed += (len(raw).to_bytes(8, "big"), raw)
+    return hashlib.blake2b(b"".join(framed), digest_size=16).hexdigest()
 
 
 def event_id(record: RawRecord) -> str:

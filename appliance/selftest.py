@@ -22,12 +22,11 @@ import msgspec
 import appliance
 from appliance.assembly import (
     build_detectors,
-    build_formats,
     build_judge,
     build_reader,
     correlation_limits,
     index_rules,
-    load_rule_set,
+    load_configured_rules,
     open_experts,
 )
 from appliance.config import Config, FileSink, FilesSource, SyslogSink, SyslogSource
@@ -144,9 +143,9 @@ def check_daemon(scene: Scene) -> Iterator[Check]:
 
 def check_rules(scene: Scene) -> Iterator[Check]:
     """Whether the rules load, and which do not."""
-    rules = load_rule_set(scene.config.rules, build_formats(scene.config))
+    rules = load_configured_rules(scene.config)
     refused = [f"{r.path}:{r.line}: {r.reason}" for r in rules.refused]
-    words = f"{len(rules.rules)} loaded, {len(refused)} refused"
+    words = f"{len(rules.infos)} loaded, {len(refused)} refused"
     yield Check("rules", "WARN" if refused else "ok", words + _name_some(refused))
 
 

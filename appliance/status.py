@@ -9,7 +9,8 @@ from typing import Any
 
 from appliance.config import Config
 from appliance.errors import StoreError
-from appliance.normalise import feeds, matches
+from appliance.normalise import NO_CUSTOM, feeds, matches
+from appliance.normalise.custom import CustomSource
 from appliance.schema import LogSource, RuleInfo
 from appliance.store import Store
 
@@ -73,16 +74,23 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
 
 
 def _sum_up_rules(counts: dict[str, dict[str, float]]) -> dict[str, int]:
-    """How many rules have fired, ever."""
-    fired = [key for key, row in counts.items() if key.startswith("rule:") and row.get("fired")]
-    return {"fired": len(fired)}
+    """How many rules have fired, ever, and how many findings the operator suppressed."""
+    rows = [row for key, row in counts.items() if key.startswith("rule:")]
+    return {
+        "fired": sum(1 for row in rows if row.get("fired")),
+        "suppressed": int(sum(row.get("suppressed", 0) for row in rows)),
+    }
 
 
 def list_rule_rows(
-    rules: Iterable[RuleInfo], counts: Mapping[str, Mapping[str, float]]
+    rules: Iterable[RuleInfo],
+    counts: Mapping[str, Mapping[str, float]],
+    custom: Mapping[str, CustomSource] = NO_CUSTOM,
 ) -> list[dict[str, Any]]:
-    """The ledger of every rule: id, title, level, whether anything feeds it, on how many views of
-    events it was evaluated, how often it fired and when last (epoch seconds, None: never)."""
+    """The ledger of every rule: id, title, level, techniques, whether anything feeds it, on how
+    many views of events it was evaluated, how often it fired, its share of all findings (0 to 1),
+    how often it was suppressed, and when it fired last (epoch seconds, None: never)."""
+    total = sum(row.get("fired", 0) for key, row in counts.items() if key.startswith("rule:"))
     views = {
         LogSource(*(None if part == "-" else part for part in name.split("/"))): int(count)
         for name, count in counts.get("logsource", {}).items()
@@ -96,9 +104,12 @@ def list_rule_rows(
                 "id": rule.id,
                 "title": rule.title,
                 "level": rule.level,
-                "fed": feeds(rule.logsource) is None,
+                "techniques": list(rule.techniques),
+                "fed": feeds(rule.logsource, custom) is None,
                 "evaluated": sum(n for view, n in views.items() if matches(rule.logsource, view)),
                 "fired": int(fired.get("fired", 0)),
+                "share": fired.get("fired", 0) / total if total else 0.0,
+                "suppressed": int(fired.get("suppressed", 0)),
                 "last_fired": fired.get("last_fired"),
             }
         )

@@ -11,7 +11,7 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,9 @@ from appliance.schema import (
     OnStep,
     Rejected,
     SinkPosition,
+    WindowChange,
+    WindowEvent,
+    WindowGroup,
     ignore_step,
 )
 
@@ -87,6 +90,19 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX findings_received ON findings (received);
     CREATE INDEX rejected_received ON rejected (received);
     """,
+    # The operator's reason for keeping a finding from sinks and incidents; empty for all others.
+    """
+    ALTER TABLE findings ADD COLUMN suppressed TEXT NOT NULL DEFAULT '';
+    """,
+    # The groups of Sigma correlations (rule: the correlation's hash) and the events in them.
+    """
+    CREATE TABLE windows (
+        number INTEGER PRIMARY KEY, rule TEXT NOT NULL, touched REAL NOT NULL, body BLOB NOT NULL);
+    CREATE TABLE window_events (
+        number INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, base INTEGER NOT NULL,
+        value TEXT, held INTEGER NOT NULL,
+        PRIMARY KEY (number, time, id, base)) WITHOUT ROWID;
+    """,
 )
 
 
@@ -125,7 +141,8 @@ class StoreLimits(msgspec.Struct, frozen=True):
 class FindingRow(msgspec.Struct, frozen=True):
     """A finding as stored: what is searched, and the body that readers get. `level` is the index
     in schema.LEVELS; `pending` says that an expert has not answered yet; `received` is when its
-    record came in (0: taken to be `time`)."""
+    record came in (0: taken to be `time`); `suppressed` is the operator's reason for keeping it
+    from sinks and incidents, empty for all others."""
 
     id: str
     time: float
@@ -135,6 +152,7 @@ class FindingRow(msgspec.Struct, frozen=True):
     body: Row
     pending: bool = False
     received: float = 0.0
+    suppressed: str = ""
 
 
 class SinkProgress(msgspec.Struct, frozen=True):
@@ -180,6 +198,7 @@ class Batch(msgspec.Struct):
     counts: dict[tuple[str, str], float]
     latest: dict[tuple[str, str], float]
     messages: list[Outgoing]
+    windows: WindowChange | None = None
 
 
 class Store:
@@ -256,8 +275,8 @@ class Store:
             self._remember_tests(batch.messages, seqs)
             db.executemany(
                 "INSERT OR IGNORE INTO findings"
-                " (id, time, level, detector, rule_id, incident, pending, body, received, seq)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (id, time, level, detector, rule_id, incident, pending, body, received, seq,"
+                " suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         f.id,
@@ -265,16 +284,19 @@ class Store:
                         f.level,
                         f.detector,
                         f.rule_id,
-                        joined[f.id],
+                        "" if f.suppressed else joined[f.id],
                         f.pending,
                         _dump(f.body),
                         _storable(f.received or f.time),
                         seqs.get(f.id, 0),
+                        f.suppressed,
                     )
                     for f in batch.findings
                 ],
             )
             _put_correlation(db, batch.correlation)
+            if batch.windows is not None:
+                _put_windows(db, batch.windows)
             self._on_step("store.findings.after")
             _put_rejected(db, batch.rejected, self._limits.rejected_bytes)
             _put_messages(db, batch.messages)
@@ -353,6 +375,37 @@ class Store:
                 (position.seq, position.length, position.identity, delivered, lost, name),
             )
             _drop_delivered(db)
+
+    def keep_windows(self, rules: Collection[str]) -> None:
+        """Forget the groups of correlations other than these, named by their hashes."""
+        with self._reading() as db:
+            known = db.execute("SELECT DISTINCT rule FROM windows").fetchall()
+        gone = [(rule,) for (rule,) in known if rule not in rules]
+        if not gone:
+            return
+        with self._writing() as db:
+            db.executemany(
+                "DELETE FROM window_events WHERE number IN"
+                " (SELECT number FROM windows WHERE rule = ?)",
+                gone,
+            )
+            db.executemany("DELETE FROM windows WHERE rule = ?", gone)
+
+    def spool(self, rows: Iterable[tuple[float, str, bytes]]) -> None:
+        """Put (time, id, body) aside, for `unspool`, in a table of this connection alone."""
+        with self._writing() as db:
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS spool (time REAL, id TEXT, body BLOB)")
+            db.executemany("INSERT INTO temp.spool VALUES (?, ?, ?)", rows)
+
+    def unspool(self) -> Iterator[bytes]:
+        """The bodies that were put aside, in the order of (time, id). To be read to the end while
+        nothing is put aside."""
+        with self._reading() as db:
+            there = db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'spool'").fetchone()
+            rows = db.execute("SELECT body FROM temp.spool ORDER BY time, id") if there else ()
+        with _store_errors(self.path):
+            for (body,) in rows:
+                yield body
 
     def _trim(self, db: sqlite3.Connection, batch: Batch) -> None:
         """Keep every table under its cap; what goes is counted."""
@@ -435,6 +488,22 @@ class Store:
         with self._reading() as db:
             rows = db.execute("SELECT key, incident, first, last FROM links ORDER BY rowid")
             return {key: Link(incident, first, last) for key, incident, first, last in rows}
+
+    def windows(self) -> list[tuple[WindowGroup, list[WindowEvent]]]:
+        """The groups of Sigma correlations with their events, in order."""
+        events: dict[int, list[WindowEvent]] = {}
+        with self._reading() as db:
+            groups = db.execute("SELECT number, body FROM windows ORDER BY number").fetchall()
+            for number, time, key, base, value, held in db.execute(
+                "SELECT number, time, id, base, value, held FROM window_events"
+                " ORDER BY number, time, id, base"
+            ):
+                event = WindowEvent(time, key, base, value, bool(held))
+                events.setdefault(number, []).append(event)
+        return [
+            (msgspec.json.decode(body, type=WindowGroup), events.get(number, []))
+            for number, body in groups
+        ]
 
     def aliases(self) -> dict[str, str]:
         """Ids of merged incidents and the id each went into."""
@@ -519,13 +588,18 @@ class Store:
         level: int = 0,
         incident: str | None = None,
         limit: int = -1,
+        suppressed: bool = False,
     ) -> list[Row]:
         """Bodies of findings by event time, oldest first, each with its incident as it is now.
 
-        `since` in epoch seconds, `level` an index in LEVELS, `limit` keeps the newest (-1: all).
+        `since` in epoch seconds, `level` an index in LEVELS, `limit` keeps the newest (-1: all);
+        those that the operator suppressed, and no others, with `suppressed`.
         """
-        query = "SELECT body, incident FROM findings WHERE time >= ? AND level >= ?"
-        values: list[Any] = [since, level]
+        query = (
+            "SELECT body, incident FROM findings WHERE time >= ? AND level >= ?"
+            " AND (suppressed != '') = ?"
+        )
+        values: list[Any] = [since, level, suppressed]
         if incident is not None:
             query += " AND incident = ?"
             values.append(incident)
@@ -598,14 +672,15 @@ class Store:
         return found
 
     def iterate_findings(self) -> Iterator[Row]:
-        """All bodies in the order of their events' times. The store is free between pages: a slow
-        reader holds up nobody."""
+        """All bodies in the order of their events' times, but for the suppressed. The store is free
+        between pages: a slow reader holds up nobody."""
         last: tuple[float, int] = (-math.inf, 0)
         while True:
             with self._reading() as db:
                 rows = db.execute(
                     "SELECT time, number, body, incident FROM findings"
-                    " WHERE (time, number) > (?, ?) ORDER BY time, number LIMIT ?",
+                    " WHERE (time, number) > (?, ?) AND suppressed = ''"
+                    " ORDER BY time, number LIMIT ?",
                     (*last, PAGE_FINDINGS),
                 ).fetchall()
             for _, _, body, incident in rows:
@@ -789,7 +864,7 @@ def _dump(body: Row) -> bytes:
 
 def _finding_body(body: bytes, incident: str) -> Row:
     row: Row = orjson.loads(body)
-    row["incident"] = incident
+    row["incident"] = incident or None
     return row
 
 
@@ -839,6 +914,31 @@ def _put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
                 "INSERT INTO links VALUES (?, ?, ?, ?)",
                 (key, link.incident, _storable(link.first), _storable(link.last)),
             )
+
+
+def _put_windows(db: sqlite3.Connection, change: WindowChange) -> None:
+    dropped = [(number,) for number, group in change.groups.items() if group is None]
+    db.executemany("DELETE FROM window_events WHERE number = ?", dropped)
+    db.executemany("DELETE FROM windows WHERE number = ?", dropped)
+    db.executemany(
+        "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?)",
+        [
+            (number, group.rule, _storable(group.touched), msgspec.json.encode(group))
+            for number, group in change.groups.items()
+            if group is not None
+        ],
+    )
+    db.executemany(
+        "DELETE FROM window_events WHERE number = ? AND time = ? AND id = ? AND base = ?",
+        [(number, event.time, event.id, event.base) for number, event in change.gone],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO window_events VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (number, event.time, event.id, event.base, event.value, event.held)
+            for number, event in change.events
+        ],
+    )
 
 
 def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int) -> None:

@@ -19,10 +19,11 @@ import msgspec
 from appliance.alarm import Alarm
 from appliance.assembly import (
     build_detectors,
-    build_formats,
     build_reader,
-    load_rule_set,
+    load_configured_rules,
+    open_cache,
     open_sources,
+    settle_memory,
 )
 from appliance.config import parse_config
 from appliance.errors import ApplianceError
@@ -49,7 +50,10 @@ class _Worker:
 
     def __init__(self, begin: Begin, inward: IO[bytes], outward: IO[bytes]) -> None:
         config = parse_config(begin.config, "the daemon's configuration", checked=True)
-        detectors = build_detectors(load_rule_set(config.rules, build_formats(config)))
+        cache = open_cache(config)
+        rules = load_configured_rules(config, cache=cache)
+        detectors = build_detectors(rules, cache)
+        settle_memory()
         mine = [spec for spec in config.sources if spec.name in begin.names]
         points = begin.checkpoints
         sources = open_sources(
@@ -59,7 +63,7 @@ class _Worker:
             time.time,
             begin.own,
         )
-        self._shard = LocalShard(sources, build_reader(config, detectors), config.limits)
+        self._shard = LocalShard(sources, build_reader(config, detectors, rules), config.limits)
         self._outward = outward
         self._inward = inward
         self._wake = Alarm()

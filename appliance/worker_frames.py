@@ -121,13 +121,20 @@ def _show_names(message: msgspec.Struct) -> msgspec.Struct:
     if isinstance(message, Did):
         rejected = [
             msgspec.structs.replace(
-                r, record=_show_record(r.record), reason=show_surrogates(r.reason)
+                r, record=show_record(r.record), reason=show_surrogates(r.reason)
             )
             for r in message.work.rejected
         ]
-        work = msgspec.structs.replace(message.work, rejected=rejected)
+        hits = [
+            msgspec.structs.replace(
+                hit,
+                event=msgspec.structs.replace(hit.event, record=show_record(hit.event.record)),
+            )
+            for hit in message.work.hits
+        ]
+        work = msgspec.structs.replace(message.work, rejected=rejected, hits=hits)
         events = [
-            msgspec.structs.replace(event, record=_show_record(event.record))
+            msgspec.structs.replace(event, record=show_record(event.record))
             for event in message.events
         ]
         return Did(work, events, message.owners)
@@ -138,7 +145,12 @@ def _show_names(message: msgspec.Struct) -> msgspec.Struct:
     return message
 
 
-def _show_record(record: RawRecord) -> RawRecord:
+def show_record(record: RawRecord) -> RawRecord:
+    """The record with names that every encoding has: a file name that is no UTF-8 is only shown
+    from here on, its id is worked out already."""
     return msgspec.structs.replace(
-        record, path=show_surrogates(record.path), logical=show_surrogates(record.logical)
+        record,
+        path=show_surrogates(record.path),
+        logical=show_surrogates(record.logical),
+        cursor=msgspec.structs.replace(record.cursor, key=show_surrogates(record.cursor.key)),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from appliance.errors import ApplianceError
-from benchmarks import endurance, latency, listener, scan_speed, start_up, workers
+from benchmarks import endurance, latency, listener, scan_speed, sigma_speed, start_up, workers
 from benchmarks.figures import Report
 
 
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     module.NAME: Part(module.TEXT, module.add_options, module.measure)
-    for module in (scan_speed, start_up, latency, workers, endurance, listener)
+    for module in (scan_speed, sigma_speed, start_up, latency, workers, endurance, listener)
 }
 
 
@@ -76,6 +76,8 @@ def main() -> int:
     if unknown:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if min(options.runs, options.events, options.attack_every, options.starts) < 1:
+        parser.error("numbers must be at least 1")
+    if min(options.sigma_events, options.compare_every) < 1:
         parser.error("numbers must be at least 1")
     if min(options.burst_lines, options.heap_lines) < 1 or options.burst_rate <= 0:
         parser.error("numbers must be at least 1")

@@ -55,8 +55,17 @@ def detect_steps(steps: list[Step]) -> list[tuple[Step, list[Detection]]]:
     """Each step with what our rules and the sensors' own say of it."""
     events = [(step, read_step(step, number)) for number, step in enumerate(steps)]
     detectors = (load_detector(), SensorDetector())
+    silent = load_rules([RULES], feeds=feeds).silent  # only correlations ask for these
     return [
-        (step, [found for detector in detectors for found in detector.detect(event)])
+        (
+            step,
+            [
+                found
+                for detector in detectors
+                for found in detector.detect(event)
+                if found.rule_id not in silent
+            ],
+        )
         for step, event in events
     ]
 

@@ -27,7 +27,7 @@ import pytest
 from appliance.schema import Checkpoint, event_id
 from appliance.sources.syslog_listen import SyslogListenSource
 
-#: How often each run is killed. The full number is 300 (`make crash`, CI).
+#: How often each run is killed; `make crash` kills more often.
 KILLS = int(os.environ.get("CRASH_LISTENER_KILLS", "15"))
 SENDERS = 3
 #: Small enough to be full at times, so that segments come and go.

@@ -341,7 +341,7 @@ def test_a_log_that_is_gone_before_the_scan_ends(
 ) -> None:
     kept = _write(tmp_path / "a.log", SSHD.encode())
     early, late = (_write(tmp_path / name, SSHD.encode()) for name in ("b.log", "c.log"))
-    read = appliance.scan._read_file
+    read = appliance.scan.read_file
 
     def read_and_lose(name: Any, *rest: Any) -> Iterator[Any]:
         if name.path == str(early):
@@ -350,7 +350,7 @@ def test_a_log_that_is_gone_before_the_scan_ends(
         if name.path == str(late):
             late.unlink()
 
-    monkeypatch.setattr(appliance.scan, "_read_file", read_and_lose)
+    monkeypatch.setattr(appliance.scan, "read_file", read_and_lose)
     stats = tmp_path / "stats.json"
     code, said, _ = scan(capsys, kept, early, late, "--no-model", "--stats", stats)
     assert code == 0

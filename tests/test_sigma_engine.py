@@ -133,7 +133,7 @@ def test_a_faulty_rule_is_counted_and_the_others_go_on(tmp_path: Path) -> None:
     good = make_detector(tmp_path, ("t", "{product: windows}", "{s: {f: x}, condition: s}"))
     info = RuleInfo("bad", "bad", "", "low", (), (), LogSource("windows"), "p", 1, "h")
     rules = (CompiledRule(info, Faulty()), *good._rule_set.rules)
-    detector = SigmaDetector(RuleSet(rules, (), (), 0, 0, 0))
+    detector = SigmaDetector(RuleSet(rules, (), (), 0, 0, ()))
     for _ in range(3):
         assert titles(detector, make_event((CREATION, {"f": "x"}))) == ["t"]
     assert detector.errors["bad"].count == 3

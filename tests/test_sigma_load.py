@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from appliance.detect.sigma import documents
-from appliance.detect.sigma.load import CORRELATION_REASON, RuleSet, load_rules
+from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.detect.sigma.match import match_rule
 from appliance.errors import RuleError
 from appliance.schema import LogSource
@@ -285,13 +285,14 @@ def test_deprecated_rules_load(tmp_path: Path) -> None:
     assert load(write(tmp_path / "a.yml", "title: x\nstatus: deprecated\n" + FOOTER)).rules
 
 
-def test_correlations_are_refused_and_their_rules_load(tmp_path: Path) -> None:
+def test_broken_correlations_are_refused_and_their_rules_load(tmp_path: Path) -> None:
     """Counted, named, with their reason; never silent."""
     text = RULE + "---\ntitle: Many\ncorrelation:\n  type: event_count\n  rules: [x]\n"
     rules = load(write(tmp_path / "a.yml", text))
     assert len(rules.rules) == 1
-    assert rules.counts()["correlations"] == 1
-    assert (rules.refused[0].title, rules.refused[0].reason) == ("Many", CORRELATION_REASON)
+    assert rules.counts()["correlations"] == 0
+    assert rules.refused[0].title == "Many"
+    assert "without timespan" in rules.refused[0].reason
 
 
 ACTIONS = """\

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sigma.modifiers import modifier_mapping
 from sigma.rule import SigmaDetections
 
 from appliance.detect.sigma.compile import Placeholders, compile_detections, guard_pysigma
@@ -92,6 +93,9 @@ ITEMS: list[tuple[str, object, list[Any], list[Any]]] = [
     ("re|m", "^b$", ["a\nb\nc"], ["ab"]),
     ("re", "^b$", ["b"], ["a\nb\nc"]),
     ("re|s", "a.b", ["a\nb"], ["a\n\nb"]),
+    ("re|ignorecase", "ABC", ["xabcx"], ["ab"]),
+    ("re|multiline", "^b$", ["a\nb\nc"], ["ab"]),
+    ("re|dotall", "a.b", ["a\nb"], ["a\n\nb"]),
     ("re|i|m|s", "^A.C$", ["x\na\nc\ny"], ["xa\nc"]),
     ("re|startswith", "a|b", ["ax", "bx"], ["xa"]),
     ("re|endswith", "a|b", ["xa", "xb"], ["ax"]),
@@ -152,6 +156,12 @@ def test_item_matches_and_nearly_matches(
         assert find(item, {"f": hit, "g": "Other"}) is not None, hit
     for miss in misses:
         assert find(item, {"f": miss, "g": "Other"}) is None, miss
+
+
+def test_every_modifier_is_tried() -> None:
+    """The table above names each modifier that pySigma knows; `expand` has a test of its own."""
+    tried = {name for used, *_ in ITEMS for name in used.split("|")} | {"expand"}
+    assert modifier_mapping.keys() <= tried
 
 
 def test_utf16_base64_is_what_powershell_reads() -> None:

@@ -163,11 +163,16 @@ def _print_votes(view: View, facts: Body) -> None:
 def _print_level(view: View, facts: Body) -> None:
     level = facts["level"]
     view.line(f"  {level['level']}: {level['why']}")
+    if level["suppressed"]:
+        view.line(f"  suppressed by the operator: {clean(level['suppressed'])}", "yellow")
     view.line(f"  {level['promise']}")
 
 
 def _print_incident(view: View, facts: Body) -> None:
     joined = facts["incident"]
+    if facts["level"]["suppressed"]:
+        view.line("  none: a suppressed finding joins no incident")
+        return
     if joined is None:
         view.line(f"  {clean(facts['finding']['incident'])}: no longer kept")
         return

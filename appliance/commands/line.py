@@ -13,9 +13,11 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from appliance.assembly import open_overrides
 from appliance.commands.settings import parse_level
 from appliance.config import Config, load_config
 from appliance.daemon import run_daemon
+from appliance.detect.sigma.pipelines import read_pipelines
 from appliance.errors import Exit, UsageError
 from appliance.places import CONFIG
 from appliance.report.scan_files import FORMATS, replace_file
@@ -38,6 +40,8 @@ def check_config(args: argparse.Namespace) -> Exit:
     """`appliance config check`: ConfigError (exit 3) lists everything that is wrong."""
     path = Path(args.path or args.config or CONFIG)
     config = load_config(path)
+    open_overrides(config)
+    read_pipelines([Path(name) for name in config.pipelines])
     View().line(
         f"{clean(path, 4096)}: good: {len(config.sources)} sources, {len(config.sinks)} sinks, "
         f"state in {clean(config.state_dir, 4096)}"
@@ -165,6 +169,8 @@ def _print_summary(args: argparse.Namespace, done: Scan) -> None:
         if found["by_level"][level]
     )
     say(f"findings: {found['total']} ({levels or 'none'}) in {stats['incidents']} incidents")
+    if found["suppressed"]:
+        say(f"suppressed: {found['suppressed']} findings, by the operator's overrides")
     if not args.out:
         _print_incidents(done)
 

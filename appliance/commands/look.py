@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import Any
 
-from appliance.assembly import build_formats, load_rule_set
+from appliance.assembly import load_configured_rules
 from appliance.commands.settings import open_store, parse_level, parse_since, read_config
 from appliance.config import Config
 from appliance.control import ask_daemon
@@ -72,8 +72,8 @@ def _list_rules(config: Config) -> list[Body]:
     """The ledger of the rules that the configuration names, from the store."""
     with closing(open_store(config)) as store:
         counts = store.counts()
-    loaded = load_rule_set(config.rules, build_formats(config))
-    return list_rule_rows((rule.info for rule in loaded.rules), counts)
+    loaded = load_configured_rules(config)
+    return list_rule_rows(loaded.infos, counts)
 
 
 def _print_status(view: View, facts: Body) -> None:
@@ -102,6 +102,7 @@ def _print_status(view: View, facts: Body) -> None:
             f"rules: {rules['loaded']} loaded, {rules['refused']} refused, "
             f"{rules['fired']} have fired"
         )
+    _print_overrides(view, facts)
     fired = ", ".join(f"{name} fired {count}" for name, count in facts["detectors"].items())
     view.line(f"detectors: {fired or 'none has fired'}")
     _print_models(view, facts)
@@ -159,6 +160,20 @@ def _print_state(view: View, facts: Body) -> None:
             f"worker {worker['number']}: pid {worker['pid'] or '-'}, "
             f"{clean(', '.join(worker['sources']))}; started again {worker['restarts']} times"
         )
+
+
+def _print_overrides(view: View, facts: Body) -> None:
+    """What the operator's file changes, so that nothing is lowered in silence."""
+    own, held = facts.get("overrides"), facts.get("rules", {}).get("suppressed", 0)
+    if own and own["path"]:
+        expired = f", {len(own['expired'])} of them expired" if own["expired"] else ""
+        view.line(
+            f"overrides: {own['levels']} levels changed, {own['disabled']} rules switched off, "
+            f"{own['suppressions']} suppressions{expired}; {held} findings suppressed",
+            "yellow",
+        )
+    elif held:
+        view.line(f"overrides: {held} findings suppressed (`findings --suppressed`)", "yellow")
 
 
 def _print_rules(view: View, rows: list[Body]) -> None:
@@ -221,12 +236,15 @@ def findings(args: argparse.Namespace) -> Exit:
     """`appliance findings`."""
     selection = read_selection(args)
     with closing(open_store(read_config(args))) as store:
-        bodies = store.finding_bodies(**selection)
+        bodies = store.finding_bodies(**selection, suppressed=args.suppressed)
     view = View()
     if args.json:
         view.json(bodies)
     else:
         _print_findings(view, bodies)
+        if args.suppressed:
+            for reason in dict.fromkeys(body["suppressed"] for body in bodies):
+                view.line(f"reason: {clean(reason)}")
     return Exit.DONE
 
 
@@ -315,8 +333,9 @@ def _show_finding(args: argparse.Namespace, body: Body) -> None:
         ("tactic", " ".join(body["tactics"])),
         ("log source", logsource),
         ("record", f"{source['path']} at {source['record']} (source {source['name']})"),
-        ("incident", body["incident"]),
+        ("incident", body["incident"] or "none"),
         ("verdict", body["verdict"]),
+        *((("suppressed", body["suppressed"]),) if "suppressed" in body else ()),
     ):
         view.line(f"  {name:<11} {clean(value, 2000)}")
     view.line("  matched")

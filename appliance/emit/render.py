@@ -142,7 +142,7 @@ def render_origin(event: Event, rule: RuleInfo) -> dict[str, Any]:
             "id": event.id,
             "received": render_time(event.received),
             "format": cap_text(event.format, MAX_NAME),
-            "length": len(event.record.data),
+            "length": event.record.truncated or len(event.record.data),
             "stream": cap_text(event.record.logical, MAX_PATH),
             "mapped": event.mapped,
             "time_known": event.time_known,

@@ -45,10 +45,11 @@ _WINLOG_PLAIN: Final = (
     ("record_id", "EventRecordID"),
 )
 #: Flat shape: other names for the core fields, the first present one counts.
-_FLAT_CORE: Final = (
-    ("Computer", ("Computer", "Hostname", "ComputerName", "MachineName", "computer_name")),
-    ("Provider_Name", ("Provider_Name", "SourceName", "ProviderName", "Provider", "source_name")),
-)
+_FLAT_COMPUTER: Final = ("Computer", "Hostname", "ComputerName", "MachineName", "computer_name")
+_FLAT_PROVIDER: Final = (
+    "Provider_Name", "SourceName", "ProviderName", "Provider", "source_name",
+)  # fmt: skip
+_NESTED: Final = frozenset({dict, list})
 _FLAT_MARKS: Final = (
     "Channel", "SourceName", "Provider_Name", "ProviderName", "ProviderGuid", "Provider", "LogName",
 )  # fmt: skip
@@ -282,20 +283,30 @@ def _read_flat(record: dict[str, Any], context: Context) -> Reading | None:
     elif not any(mark in record for mark in _FLAT_MARKS):
         return None
     fields: Fields = dict(record)
-    for name, value in record.items():
-        # Sixty times an event: comparing types costs half of what isinstance does.
-        if (kind := type(value)) is dict or kind is list:
-            del fields[name]
+    if " " in "".join(record):
+        for name, value in record.items():
+            if (kind := type(value)) is dict or kind is list:
+                del fields[name]
+                _put_element(fields, name, value)
+            elif " " in name:
+                _put_aliases(fields, name, value)
+    else:
+        # Sixty values an event: looking at their types by one comprehension is the cheapest.
+        for name in [name for name, value in record.items() if type(value) in _NESTED]:
+            value = fields.pop(name)
             _put_element(fields, name, value)
-        elif " " in name:
-            _put_aliases(fields, name, value)
     _fit_flat(fields)
-    core = {
-        name: next((record[other] for other in others if record.get(other)), None)
-        for name, others in _FLAT_CORE
-    }
-    _put_core(fields, event_id, channel, core["Provider_Name"], core["Computer"])
+    provider = _find_first(record, _FLAT_PROVIDER)
+    _put_core(fields, event_id, channel, provider, _find_first(record, _FLAT_COMPUTER))
     return _make_reading(fields, event_id, _read_flat_time(record, context))
+
+
+def _find_first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """The first of the fields that holds something."""
+    for name in names:
+        if value := record.get(name):
+            return value
+    return None
 
 
 def _fit_flat(fields: Fields) -> None:

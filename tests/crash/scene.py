@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 RULE = """\
 title: Marked Line
@@ -30,7 +31,23 @@ detection:
     CommandLine|contains: marked-
   condition: selection
 level: high
+---
+title: Seven of One Group
+id: 6f1c3f7e-2d0b-4b52-9a4b-6c2f0d8f5a12
+status: test
+description: Fires on the seventh marked line of each group of seven.
+correlation:
+  type: event_count
+  rules: [6f1c3f7e-2d0b-4b52-9a4b-6c2f0d8f5a11]
+  generate: true
+  group-by: [ParentCommandLine]
+  timespan: 1d
+  condition: {gte: 7}
+level: low
 """
+MARKED = "6f1c3f7e-2d0b-4b52-9a4b-6c2f0d8f5a11"
+#: Marked lines of one group.
+GROUP = 7
 
 CONFIG = """\
 state_dir: {folder}/state
@@ -138,6 +155,7 @@ class Scene:
                     "UtcTime": "2026-11-22 09:00:00.000",
                     "Image": "C:\\Windows\\System32\\cmd.exe",
                     "CommandLine": command,
+                    "ParentCommandLine": f"group-{(self.marked - 1) // GROUP}-",
                     "n": self.lines,
                 }
             )
@@ -235,7 +253,8 @@ class Scene:
     def _read_bodies(self) -> list[tuple[bytes]]:
         return self._read_store("SELECT body FROM findings")  # type: ignore[return-value]
 
-    def _compare(self, where: str, bodies: list[dict[str, object]]) -> list[str]:
+    def _compare(self, where: str, found: list[dict[str, Any]]) -> list[str]:
+        bodies = [body for body in found if body["rule_id"] == MARKED]
         marks = Counter(
             mark
             for body in bodies
@@ -249,6 +268,21 @@ class Scene:
             problems.append(f"{where}: {len(lost)} of {self.marked} are lost, as {lost[:5]}")
         if doubled or len(bodies) != self.marked:
             problems.append(f"{where}: {len(bodies)} findings for {self.marked} marked lines")
+        return problems + self._compare_groups(where, [b for b in found if b not in bodies])
+
+    def _compare_groups(self, where: str, bodies: list[dict[str, Any]]) -> list[str]:
+        """Each whole group of marked lines must have been found once, with events of its own:
+        one that is lost, or counted twice, makes another number of it."""
+        groups: Counter[str] = Counter()
+        problems = []
+        for body in bodies:
+            group, count, *events = body["matched"]
+            groups[group["value"]] += 1
+            if count["value"] != str(GROUP) or len({e["pattern"] for e in events}) != GROUP:
+                problems.append(f"{where}: {group['value']} has {count['value']} of {len(events)}")
+        expected = {f"group-{n}-": 1 for n in range(self.marked // GROUP)}
+        if groups != expected:
+            problems.append(f"{where}: {len(groups)} groups of {len(expected)} were found")
         return problems
 
     def close(self) -> None:

@@ -4,26 +4,36 @@ A rule applies to a view when each part that its logsource states equals the vie
 fires once an event, on the first of the event's views that it matches. A rule never makes the
 line fail: what goes wrong inside one is caught here, counted with the rule's id, and the others
 go on.
+
+An `Index` says which rules are worth asking, the plain matcher of `match` asks them. What comes out
+is the same without an index (`indexed=False`), where every rule is asked: that is the referee.
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from appliance.detect.sigma.cache import IndexCache, hold_collector
+from appliance.detect.sigma.index import Index, compile_database, list_bits
 from appliance.detect.sigma.load import RuleSet, covers
 from appliance.detect.sigma.match import CompiledRule, Evidence, match_view
+from appliance.detect.sigma.needs import find_bars, find_need
 from appliance.detect.sigma.values import ViewValues
-from appliance.schema import Detection, Event, LogSource, RuleInfo
+from appliance.schema import Detection, Event, LogSource, RuleInfo, View
 
 DETECTOR: Final = "sigma"
 #: Combinations of view logsources remembered at once. A log's own text can become a service name,
 #: so their number is not ours to choose.
 MAX_PLANS: Final = 1024
+#: Indexes kept at once; one serves all views that the same rules read.
+MAX_INDEXES: Final = 256
 _MAX_REASON: Final = 512
 
 #: The logsources of an event's views, in order.
 Shape = tuple[LogSource, ...]
+#: For each view of an event, the first view that holds the very same fields.
+Sharing = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +44,116 @@ class RuleFault:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The rules that read one set of fields. `steps` holds each rule's place in the rule set, the
+    rule, and the first view of the group whose logsource it covers; `index` is over the same."""
+
+    place: int
+    steps: tuple[tuple[int, CompiledRule, int], ...]
+    index: Index
+
+
 @dataclass(slots=True)
 class _Plan:
-    """What to evaluate for events of one shape: rules with the places of the views they read."""
+    """What to evaluate for events of one shape: rules with the places of the views they read, and
+    the same in groups for each way in which views share their fields."""
 
-    steps: tuple[tuple[CompiledRule, tuple[int, ...]], ...]
+    steps: tuple[tuple[int, CompiledRule, tuple[int, ...]], ...]
+    groups: dict[Sharing, tuple[_Group, ...]] = field(default_factory=dict)
     events: int = 0
 
 
 class SigmaDetector:
-    """Evaluates a RuleSet. Holds counters only; not for use by several threads at once."""
+    """Evaluates a RuleSet. Holds counters only; not for use by several threads at once.
 
-    def __init__(self, rules: RuleSet) -> None:
+    With `cache` compiled indexes are kept in that cache (see `cache`); with `indexed` False every
+    rule is evaluated on every event that meets its logsource."""
+
+    def __init__(
+        self, rules: RuleSet, *, cache: IndexCache | None = None, indexed: bool = True
+    ) -> None:
         self._rule_set = rules
+        self._open_database = compile_database if cache is None else cache.open_database
+        self._indexed = indexed
+        self._needs = [find_need(rule.condition) for rule in rules.rules] if indexed else []
+        self._bars = [find_bars(rule.condition) for rule in rules.rules] if indexed else []
+        self._sources: dict[LogSource, list[int]] = {}
+        for place, rule in enumerate(rules.rules):
+            self._sources.setdefault(rule.info.logsource, []).append(place)
         self._plans: dict[Shape, _Plan] = {}
+        self._indexes: dict[tuple[LogSource, ...], tuple[tuple[int, ...], Index]] = {}
+        self._candidates = 0
         self._evaluated: Counter[str] = Counter()  # of plans that were forgotten
         self._fired: Counter[str] = Counter()
         self._errors: dict[str, RuleFault] = {}
         self.rules: Mapping[str, RuleInfo] = {rule.info.id: rule.info for rule in rules.rules}
 
+    def prepare(self, shapes: Iterable[Shape]) -> None:
+        """Build, or take from the cache, what events of these shapes need, their views sharing one
+        set of fields, so that the first such event need not wait for it."""
+        with hold_collector():
+            for shape in shapes:
+                plan = self._find_plan(shape)
+                if self._indexed:
+                    self._find_groups(plan, shape, (0,) * len(shape))
+
     def detect(self, event: Event) -> list[Detection]:
         """What the rules say of the event, in the order in which they were loaded. Raises
         nothing because of a rule or of what the event holds."""
-        plan = self._find_plan(tuple(view.logsource for view in event.views))
+        views = event.views
+        shape = tuple([view.logsource for view in views])
+        plan = self._plans.get(shape) or self._find_plan(shape)
         plan.events += 1
+        if not plan.steps:
+            return []
+        if not self._indexed:
+            return self._detect_plainly(event, plan)
+        sharing = _find_sharing(views)
+        groups = plan.groups.get(sharing)
+        if groups is None:
+            groups = self._find_groups(plan, shape, sharing)
+        asked: list[tuple[int, CompiledRule, int]] = []
+        for group in groups:
+            mask = group.index.find(views[group.place].fields)
+            if mask:
+                asked += [group.steps[number] for number in list_bits(mask)]
+        return self._ask(event, asked, sharing) if asked else []
+
+    def _ask(
+        self, event: Event, asked: list[tuple[int, CompiledRule, int]], sharing: Sharing
+    ) -> list[Detection]:
+        """The plain matcher's word on the candidates."""
+        self._candidates += len(asked)
+        views = event.views
+        prepared: dict[int, ViewValues] = {}
+        if len(views) > 1:
+            asked.sort(key=_order)
+        detections: list[Detection] = []
+        done = -1
+        for order, rule, place in asked:
+            if order == done:
+                continue
+            root = sharing[place]
+            values = prepared.get(root)
+            if values is None:
+                values = prepared[root] = ViewValues(views[root].fields)
+            try:
+                evidence = match_view(rule, values)
+            except Exception as error:  # the doorway: one rule's fault must not stop the line
+                self._note_error(rule.info.id, error)
+                done = order
+                continue
+            if evidence is not None:
+                done = order
+                self._fired[rule.info.id] += 1
+                detections.append(_detection(rule.info, event, place, evidence))
+        return detections
+
+    def _detect_plainly(self, event: Event, plan: _Plan) -> list[Detection]:
         views = [ViewValues(view.fields) for view in event.views]
         detections: list[Detection] = []
-        for rule, places in plan.steps:
+        for _, rule, places in plan.steps:
             found = self._evaluate(rule, views, places)
             if found is not None:
                 self._fired[rule.info.id] += 1
@@ -95,14 +188,50 @@ class SigmaDetector:
             plan = self._plans[shape] = _Plan(self._plan_steps(shape))
         return plan
 
-    def _plan_steps(self, shape: Shape) -> tuple[tuple[CompiledRule, tuple[int, ...]], ...]:
+    def _plan_steps(self, shape: Shape) -> tuple[tuple[int, CompiledRule, tuple[int, ...]], ...]:
         steps = []
-        for rule in self._rule_set.rules:
-            stated = rule.info.logsource
+        for stated, rules in self._sources.items():
             places = tuple(i for i, logsource in enumerate(shape) if covers(stated, logsource))
             if places:
-                steps.append((rule, places))
-        return tuple(steps)
+                steps += [(order, self._rule_set.rules[order], places) for order in rules]
+        return tuple(sorted(steps, key=_order))
+
+    def _find_groups(self, plan: _Plan, shape: Shape, sharing: Sharing) -> tuple[_Group, ...]:
+        """The plan's groups for views that share their fields so."""
+        groups = []
+        for root in dict.fromkeys(sharing):
+            members = [place for place, other in enumerate(sharing) if other == root]
+            first: dict[LogSource, int] = {}
+            for stated in self._sources:
+                covered = [place for place in members if covers(stated, shape[place])]
+                if covered:
+                    first[stated] = covered[0]
+            if first:
+                orders, index = self._find_index(tuple(first))
+                rules = self._rule_set.rules
+                steps = tuple(
+                    (order, rules[order], first[rules[order].info.logsource]) for order in orders
+                )
+                groups.append(_Group(root, steps, index))
+        found = plan.groups[sharing] = tuple(groups)
+        return found
+
+    def _find_index(self, sources: tuple[LogSource, ...]) -> tuple[tuple[int, ...], Index]:
+        """The rules that state one of the logsources, and the index over them."""
+        found = self._indexes.get(sources)
+        if found is None:
+            if len(self._indexes) >= MAX_INDEXES:
+                self._indexes.clear()
+            orders = tuple(sorted(order for source in sources for order in self._sources[source]))
+            needs = [self._needs[order] for order in orders]
+            index = Index(needs, [self._bars[order] for order in orders], self._open_database)
+            found = self._indexes[sources] = (orders, index)
+        return found
+
+    @property
+    def candidates(self) -> int:
+        """Evaluations that the index left over, of all events so far."""
+        return self._candidates
 
     @property
     def evaluated(self) -> dict[str, int]:
@@ -110,7 +239,7 @@ class SigmaDetector:
         rule that never met its logsource shows as 0 and not as silence."""
         counts = {rule_id: self._evaluated[rule_id] for rule_id in self.rules}
         for plan in list(self._plans.values()):  # status asks from another thread
-            for rule, _ in plan.steps:
+            for _, rule, _ in plan.steps:
                 counts[rule.info.id] += plan.events
         return counts
 
@@ -129,6 +258,17 @@ class SigmaDetector:
             }
             for rule_id, evaluated in self.evaluated.items()
         }
+
+
+def _order(step: tuple[Any, ...]) -> Any:
+    return step[0]
+
+
+def _find_sharing(views: tuple[View, ...]) -> Sharing:
+    if len(views) == 1:
+        return (0,)
+    first: dict[int, int] = {}
+    return tuple([first.setdefault(id(view.fields), place) for place, view in enumerate(views)])
 
 
 def _detection(info: RuleInfo, event: Event, place: int, evidence: Evidence) -> Detection:

@@ -13,19 +13,23 @@ Decisions:
   repeat's keys win over those of the rule that it repeats.
 - A filter document is ANDed to each rule that it names and whose logsource its own contains, as
   its condition stands (so a filter that is to suppress says `not selection`).
-- Correlation documents are refused; the rules that they name load as ordinary rules.
+- A correlation is refused when a rule that it names is not loaded; a rule that correlations name
+  fires by itself too where one of them says `generate: true`, else by the correlation alone.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+from sigma.correlations import SigmaCorrelationRule
 from sigma.filters import SigmaFilter
-from sigma.rule import SigmaLogSource, SigmaRule
+from sigma.rule import SigmaDetections, SigmaLogSource, SigmaRule
 from sigma.rule.base import SigmaRuleBase
 
 from appliance.detect.sigma.compile import (
@@ -34,6 +38,8 @@ from appliance.detect.sigma.compile import (
     compile_detections,
     guard_pysigma,
 )
+from appliance.detect.sigma.correlation import CorrelationRule, find_silent
+from appliance.detect.sigma.correlation_compile import compile_correlation, list_references
 from appliance.detect.sigma.documents import (
     Document,
     RefusedRule,
@@ -41,15 +47,15 @@ from appliance.detect.sigma.documents import (
     read_documents,
 )
 from appliance.detect.sigma.match import AllOf, CompiledRule, Node
+from appliance.detect.sigma.pipelines import Pipeline
 from appliance.errors import RuleError
 from appliance.schema import LEVELS, Level, LogSource, RuleInfo, digest
 
-__all__ = ["CORRELATION_REASON", "Feeds", "RefusedRule", "RuleSet", "load_rules"]
+__all__ = ["Feeds", "RefusedRule", "RuleSet", "load_rules"]
 
 #: Says why no normaliser can produce a logsource, or None when one can.
 Feeds = Callable[[LogSource], str | None]
 
-CORRELATION_REASON: Final = "Sigma correlations are not evaluated in this version"
 _DEFAULT_LEVEL: Final[Level] = "medium"
 _TECHNIQUE: Final = re.compile(r"t[0-9]{4}(\.[0-9]{3})?")
 #: Tactic names hold no digits; groups (g0016), software (s0002) and the like do.
@@ -59,39 +65,66 @@ _TACTIC: Final = re.compile(r"[a-z]+([_-][a-z]+)*")
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """What was loaded and what was refused. `files` are the files read, in order; `documents`
-    counts their YAML documents, `correlations` those refused as correlations, `filters` the
-    filter documents that were applied."""
+    counts their YAML documents, `filters` the filter documents that were applied. `correlations`
+    stand behind those that they name; `rules` has the rules that they name too."""
 
     rules: tuple[CompiledRule, ...]
     refused: tuple[RefusedRule, ...]
     files: tuple[Path, ...]
     documents: int
-    correlations: int
     filters: int
+    correlations: tuple[CorrelationRule, ...] = ()
+
+    @property
+    def infos(self) -> tuple[RuleInfo, ...]:
+        """What is known of every rule that was loaded, correlations last."""
+        return (*(rule.info for rule in self.rules), *(rule.info for rule in self.correlations))
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Ids of rules that fire by the correlations alone that name them."""
+        return find_silent(self.correlations)
+
+    def without(self, ids: Set[str]) -> "RuleSet":
+        """The same but for these rules, and for the correlations that need one of them."""
+        off = set(ids)
+        for rule in self.correlations:
+            if not off.isdisjoint(rule.bases):
+                off.add(rule.info.id)
+        return replace(
+            self,
+            rules=tuple(rule for rule in self.rules if rule.info.id not in off),
+            correlations=tuple(rule for rule in self.correlations if rule.info.id not in off),
+        )
 
     def counts(self) -> dict[str, int]:
         """The numbers of all of these, for the ledger and for `scan --stats`."""
         return {
             "files": len(self.files),
             "documents": self.documents,
-            "loaded": len(self.rules),
+            "loaded": len(self.infos),
             "refused": len(self.refused),
-            "correlations": self.correlations,
+            "correlations": len(self.correlations),
             "filters": self.filters,
         }
 
 
 def load_rules(
-    paths: Sequence[Path], *, feeds: Feeds, placeholders: Placeholders | None = None
+    paths: Sequence[Path],
+    *,
+    feeds: Feeds,
+    placeholders: Placeholders | None = None,
+    pipeline: Pipeline | None = None,
 ) -> RuleSet:
     """Load every rule in the files and folders (deep, sorted; each file once).
 
     `feeds` is asked once per logsource. `placeholders` gives the values of %name% in values with
-    the `expand` modifier. Raises RuleError when no path is given, a path does not exist, or a
-    path holds no document at all. Makes no network access."""
+    the `expand` modifier; `pipeline` is applied to every rule and filter. Raises RuleError when no
+    path is given, a path does not exist, or a path holds no document at all. Makes no network
+    access."""
     if not paths:
         raise RuleError("no rule file or folder was given")
-    loading = _Loading(feeds, placeholders or {})
+    loading = _Loading(feeds, placeholders or {}, pipeline)
     for path in paths:
         loading.read_path(path)
     return loading.finish()
@@ -110,6 +143,39 @@ class _Filter:
         return self.names is None or rule.info.id in self.names or rule.name in self.names
 
 
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A correlation that was read, until all rules are known."""
+
+    document: Document
+    parsed: SigmaCorrelationRule
+    info: RuleInfo
+    references: tuple[str, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """By which others may name it."""
+        return {self.info.id, _normalise_id(self.parsed.name or self.info.id)}
+
+
+class _Known:
+    """Rules by id, and by what correlations may call them."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, RuleInfo] = {}
+        self._by_name: dict[str, dict[str, RuleInfo]] = {}
+
+    def add(self, info: RuleInfo, name: str | None) -> None:
+        """Know a rule, under its id and its name."""
+        self.by_id[info.id] = info
+        for called in {info.id, name or info.id}:
+            self._by_name.setdefault(_normalise_id(called), {})[info.id] = info
+
+    def find(self, reference: str) -> list[RuleInfo]:
+        """The rules that are called so."""
+        return list(self._by_name.get(_normalise_id(reference), {}).values())
+
+
 def covers(stated: LogSource, other: LogSource) -> bool:
     """Whether each part that the first logsource states is the other's part."""
     return (
@@ -125,13 +191,15 @@ class _Loading:
 
     feeds: Feeds
     placeholders: Placeholders
+    pipeline: Pipeline | None = None
     rules: dict[str, CompiledRule] = field(default_factory=dict)
     refused: list[RefusedRule] = field(default_factory=list)
     filters: list[_Filter] = field(default_factory=list)
     files: dict[Path, Path] = field(default_factory=dict)  # resolved -> as named
     fed: dict[LogSource, str | None] = field(default_factory=dict)
     documents: int = 0
-    correlations: int = 0
+    drafts: list["_Draft"] = field(default_factory=list)
+    correlations: dict[str, CorrelationRule] = field(default_factory=dict)
 
     def read_path(self, path: Path) -> None:
         documents = self.documents
@@ -159,8 +227,8 @@ class _Loading:
     def _read_document(self, document: Document) -> None:
         try:
             if "correlation" in document.content:
-                self.correlations += 1
-                raise RuleError(CORRELATION_REASON)
+                self.drafts.append(self._load_draft(document))
+                return
             if "filter" in document.content:
                 self.filters.append(self._load_filter(document))
                 return
@@ -177,11 +245,73 @@ class _Loading:
             if "timeframe" in content.get("detection", ()):
                 raise RuleError("'timeframe' belongs to aggregations, which are correlations now")
             rule = SigmaRule.from_dict(rename_modifiers(content, text), policy=POLICY)
-            info = _describe_rule(rule, document, digest(text))
+            if self.pipeline is not None:
+                self.pipeline.apply(rule)
+            info = _describe_rule(rule, _read_logsource(rule.logsource), document, digest(text))
         self._check_rule(rule, info)  # unguarded: `feeds` is not pySigma
         with guard_pysigma():
             condition = compile_detections(rule.detection, self.placeholders)
         return CompiledRule(info, condition, rule.name)
+
+    def _load_draft(self, document: Document) -> "_Draft":
+        content = document.content
+        with guard_pysigma():
+            text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+            parsed = SigmaCorrelationRule.from_dict(content, policy=POLICY)
+            info = _describe_rule(parsed, LogSource(), document, digest(text))
+            references = list_references(parsed)
+        if str(parsed.status) == "unsupported":
+            raise RuleError("the rule's own status is 'unsupported'")
+        return _Draft(document, parsed, info, references)
+
+    def _compile_drafts(self) -> None:
+        """Each correlation behind those that it names, wherever they stand in the files."""
+        known = _Known()
+        for rule in self.rules.values():
+            known.add(rule.info, rule.name)
+        waiting = self.drafts
+        while waiting:
+            left: list[_Draft] = []
+            names = Counter(name for draft in waiting for name in draft.names)
+            for draft in waiting:
+                try:
+                    if not self._compile_draft(draft, known, names):
+                        left.append(draft)
+                except RuleError as error:
+                    self.refused.append(draft.document.refuse(str(error)))
+            if len(left) == len(waiting):
+                reason = "the correlation names itself, or others that lead back to it"
+                self.refused.extend(draft.document.refuse(reason) for draft in left)
+                return
+            waiting = left
+
+    def _compile_draft(self, draft: "_Draft", known: "_Known", waiting: Counter[str]) -> bool:
+        """Compile it; False when it names one that still waits (all of these are in `waiting`, by
+        name). Raises RuleError."""
+        key = draft.info.id
+        first = known.by_id.get(key)
+        if first is not None:
+            raise RuleError(f"rule id {key} is already used by {first.path}:{first.line}")
+        found: dict[str, RuleInfo] = {}
+        for reference in draft.references:
+            called = known.find(reference)
+            if len(called) > 1:
+                raise RuleError(f"{len(called)} rules are called '{reference}'")
+            if called:
+                found[reference] = called[0]
+            elif not waiting[_normalise_id(reference)]:
+                raise RuleError(f"the rule '{reference}', which it names, is not loaded")
+        if len(found) < len(set(draft.references)):
+            return False
+        sources = {info.logsource for info in found.values()}
+        logsource = sources.pop() if len(sources) == 1 else LogSource()
+        info = msgspec.structs.replace(draft.info, logsource=logsource)
+        bases = {reference: base.id for reference, base in found.items()}
+        with guard_pysigma():
+            rule = compile_correlation(draft.parsed, info, bases)
+        self.correlations[key] = rule
+        known.add(info, rule.name)
+        return True
 
     def _check_rule(self, rule: SigmaRule, info: RuleInfo) -> None:
         first = self.rules.get(info.id)
@@ -207,7 +337,13 @@ class _Loading:
                 if isinstance(rules, str)
                 else frozenset(_normalise_id(rule.reference) for rule in rules)
             )
-            condition = compile_detections(parsed.filter, self.placeholders)
+            detections: SigmaDetections = parsed.filter
+            if self.pipeline is not None:
+                # A pipeline works on rules: the filter as the rule that it would be.
+                rule = SigmaRule("filter", logsource=parsed.logsource, detection=detections)
+                self.pipeline.apply(rule)
+                detections = rule.detection
+            condition = compile_detections(detections, self.placeholders)
             logsource = _read_logsource(parsed.logsource)
         return _Filter(document, logsource, names, condition)
 
@@ -221,13 +357,14 @@ class _Loading:
             for rule in named:
                 condition = AllOf((rule.condition, each.condition))
                 self.rules[rule.info.id] = replace(rule, condition=condition)
+        self._compile_drafts()
         return RuleSet(
             tuple(self.rules.values()),
             tuple(self.refused),
             tuple(self.files.values()),
             self.documents,
-            self.correlations,
             applied,
+            tuple(self.correlations.values()),
         )
 
 
@@ -292,7 +429,9 @@ def rename_modifiers(content: dict[str, Any], text: str) -> dict[str, Any]:
     return {**content, **sections}
 
 
-def _describe_rule(rule: SigmaRule, document: Document, content_hash: str) -> RuleInfo:
+def _describe_rule(
+    rule: SigmaRuleBase, logsource: LogSource, document: Document, content_hash: str
+) -> RuleInfo:
     techniques, tactics = _read_tags(rule)
     level = _DEFAULT_LEVEL if rule.level is None else str(rule.level)
     return RuleInfo(
@@ -302,7 +441,7 @@ def _describe_rule(rule: SigmaRule, document: Document, content_hash: str) -> Ru
         level=next(known for known in LEVELS if known == level),
         techniques=techniques,
         tactics=tactics,
-        logsource=_read_logsource(rule.logsource),
+        logsource=logsource,
         path=document.path,
         line=document.line,
         hash=content_hash,
