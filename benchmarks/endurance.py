@@ -90,6 +90,8 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
         raise RuntimeError((folder / "daemon.log").read_text(errors="backslashreplace"))
     seen = sum(row["seen"] for row in answer["sources"])
     report.add("records read", seen, "records", written, "records written")
+    rejected = sum(row["rejected"] for row in answer["sources"])
+    report.add("of them rejected", rejected, "records", seen, "records read")
     kept = [size for at, size in samples if at >= options.settle_minutes * 60]
     part = max(1, len(kept) // 5)
     first, last = statistics.median(kept[:part]), statistics.median(kept[-part:])

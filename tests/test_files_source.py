@@ -4,9 +4,11 @@ import gzip
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import appliance.sources.files
 from appliance.errors import SourceError
 from appliance.schema import Checkpoint, SourceBatch
 from appliance.sources.files import GRACE_SECONDS, FilesSource
@@ -300,3 +302,27 @@ def test_watchdog_wakes_on_growth_and_new_files(tmp_path: Path) -> None:
         assert [r.data for r in reader.source.poll(10).records] == [b"3"]
     finally:
         reader.source.close()
+
+
+def test_a_rotation_between_look_and_open_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there when the folder is listed, and elsewhere when it is opened."""
+    log = tmp_path / "a.log"
+    append(log, "one\n")
+    reader = Reader(str(log))
+    real = appliance.sources.files.open_stream
+
+    def rotate_first(*args: Any) -> Any:
+        if log.exists():
+            log.rename(tmp_path / "a.log.1")
+        return real(*args)
+
+    monkeypatch.setattr(appliance.sources.files, "open_stream", rotate_first)
+    batch = reader.source.poll(10)
+    assert (batch.records, batch.rejected) == ([], [])
+    assert reader.read() == ["one"]
+    assert reader.source.describe()["unreadable_files"] == 0
+    append(log, "two\n")
+    monkeypatch.setattr(appliance.sources.files, "open_stream", real)
+    assert reader.read() == ["two"]

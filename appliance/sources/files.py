@@ -362,6 +362,9 @@ class FilesSource:
         same = [t.state.generation for t in self._tracked.values() if t.state.logical == path]
         try:
             state = begin_state(path, status, max(same, default=-1) + 1)
+        except FileNotFoundError:  # renamed or deleted since it was listed: the next look says
+            self.counts["vanished_files"] += 1
+            return False
         except (OSError, ValueError) as error:
             self._say(path, f"cannot be read: {getattr(error, 'strerror', None) or error}")
             return False
@@ -519,7 +522,10 @@ class FilesSource:
         try:
             stream = open_stream(self._name_stream(state), self._limits)
         except SourceError as error:
-            self._say(state.path, str(error))
+            if os.path.lexists(state.path):
+                self._say(state.path, str(error))
+            else:  # a rotation came between: the next look finds where it is
+                self._next_scan = now
             return False
         if not self._is_ready(tracked, os.fstat(stream.fileno()), now):
             stream.close()
