@@ -4,14 +4,10 @@
 when that is nothing.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from appliance.config import Config
 from appliance.errors import StoreError
-from appliance.normalise import NO_CUSTOM, feeds, matches
-from appliance.normalise.custom import CustomSource
-from appliance.schema import LogSource, RuleInfo
 from appliance.store import Store
 
 #: Why rows of a table went: over its cap in rows, too old, over the database's cap in bytes.
@@ -80,40 +76,6 @@ def _sum_up_rules(counts: dict[str, dict[str, float]]) -> dict[str, int]:
         "fired": sum(1 for row in rows if row.get("fired")),
         "suppressed": int(sum(row.get("suppressed", 0) for row in rows)),
     }
-
-
-def list_rule_rows(
-    rules: Iterable[RuleInfo],
-    counts: Mapping[str, Mapping[str, float]],
-    custom: Mapping[str, CustomSource] = NO_CUSTOM,
-) -> list[dict[str, Any]]:
-    """The ledger of every rule: id, title, level, techniques, whether anything feeds it, on how
-    many views of events it was evaluated, how often it fired, its share of all findings (0 to 1),
-    how often it was suppressed, and when it fired last (epoch seconds, None: never)."""
-    total = sum(row.get("fired", 0) for key, row in counts.items() if key.startswith("rule:"))
-    views = {
-        LogSource(*(None if part == "-" else part for part in name.split("/"))): int(count)
-        for name, count in counts.get("logsource", {}).items()
-        if name.count("/") == 2
-    }
-    rows = []
-    for rule in rules:
-        fired = counts.get(f"rule:{rule.id}", {})
-        rows.append(
-            {
-                "id": rule.id,
-                "title": rule.title,
-                "level": rule.level,
-                "techniques": list(rule.techniques),
-                "fed": feeds(rule.logsource, custom) is None,
-                "evaluated": sum(n for view, n in views.items() if matches(rule.logsource, view)),
-                "fired": int(fired.get("fired", 0)),
-                "share": fired.get("fired", 0) / total if total else 0.0,
-                "suppressed": int(fired.get("suppressed", 0)),
-                "last_fired": fired.get("last_fired"),
-            }
-        )
-    return rows
 
 
 def _source_row(

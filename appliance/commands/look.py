@@ -4,16 +4,15 @@ import argparse
 import base64
 import time
 from contextlib import closing
+from importlib import import_module
 from typing import Any
 
-from appliance.assembly import load_configured_rules
 from appliance.commands.settings import open_store, parse_level, parse_since, read_config
-from appliance.config import Config
 from appliance.control import ask_daemon
 from appliance.emit.render import render_incident
 from appliance.errors import ApplianceError, Exit, StoreError
 from appliance.schema import Incident
-from appliance.status import list_rule_rows, read_stopped_status
+from appliance.status import read_stopped_status
 from appliance.store import Store
 from appliance.view import View, clean, show_iso, show_time
 
@@ -46,7 +45,8 @@ def status(args: argparse.Namespace) -> Exit:
         _say_unreadable(view, str(error))
         return Exit.NOT_RUNNING
     if args.rules:
-        facts["rule_rows"] = _list_rules(config)
+        # Only now: who asks how it is should not wait for the rule engine to load.
+        facts["rule_rows"] = import_module("appliance.ledger").list_ledger(config)
     if args.json:
         view.json(facts)
     else:
@@ -66,14 +66,6 @@ def _say_unreadable(view: View, error: str) -> None:
 def list_real(facts: Body) -> list[Body]:
     """The troubles that make the appliance unhealthy."""
     return [trouble for trouble in facts.get("troubles", []) if not trouble["notice"]]
-
-
-def _list_rules(config: Config) -> list[Body]:
-    """The ledger of the rules that the configuration names, from the store."""
-    with closing(open_store(config)) as store:
-        counts = store.counts()
-    loaded = load_configured_rules(config)
-    return list_rule_rows(loaded.infos, counts)
 
 
 def _print_status(view: View, facts: Body) -> None:

@@ -26,6 +26,7 @@ from appliance.config import Config, load_config
 from appliance.detect.sigma.correlation import SigmaCorrelator, WindowLimits, list_watched
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import Exit, RuleError, UsageError
+from appliance.ledger import list_rule_rows
 from appliance.pipeline import Reader, detect_event, read_event, read_records
 from appliance.places import CONFIG
 from appliance.report.coverage import build_layer, sum_up_techniques, write_layer
@@ -39,7 +40,6 @@ from appliance.schema import (
     RuleInfo,
     SourceBatch,
 )
-from appliance.status import list_rule_rows
 from appliance.store import Store
 from appliance.view import View, clean, show_time
 
