@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.scene import Scene
 
-#: How often the scripted run is killed. The full number is 300 (`make crash`, CI).
+#: How often the scripted run is killed. `make crash` kills 300 times.
 KILLS = int(os.environ.get("CRASH_KILLS", "25"))
 
 STEPS = [
