@@ -13,6 +13,7 @@ import appliance.sources.files
 from appliance.errors import SourceError
 from appliance.schema import Checkpoint, SourceBatch
 from appliance.sources.files import GRACE_SECONDS, FilesSource
+from appliance.sources.streams import open_stream
 
 
 class Clock:
@@ -322,7 +323,7 @@ def test_a_rotation_between_look_and_open_is_no_trouble(
     log = tmp_path / "a.log"
     append(log, "one\n")
     reader = Reader(str(log))
-    real = appliance.sources.files.open_stream
+    real = open_stream
 
     def rotate_first(*args: Any) -> Any:
         if log.exists():
