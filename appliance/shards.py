@@ -11,12 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 import msgspec
 
-import appliance
+from appliance import child_environment
 from appliance.config import Config, Limits, dump_config
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.errors import StoreError
@@ -215,14 +214,6 @@ class LocalShard:
         return batches
 
 
-def _worker_environment() -> dict[str, str]:
-    """Ours, with the code that we run ourselves: the frames of another version are nonsense."""
-    ours = str(Path(appliance.__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([ours, inherited]) if inherited else ours
-    return {**os.environ, "PYTHONPATH": path}
-
-
 def _no_facts() -> dict[str, Any]:
     return {"sources": {}, "rule_errors": {}}
 
@@ -377,7 +368,7 @@ class RemoteShard:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env=_worker_environment(),
+            env=child_environment(),
         )
         self._facts = _no_facts()
         self._spawned_at = self._heard_at = self._clock()

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-import appliance
+from appliance import child_environment
 from appliance.errors import ModelUnavailable
 from appliance.inference.frames import (
     MAX_FRAME_BYTES,
@@ -351,17 +351,14 @@ class EncoderClient:
 
 
 def _worker_environment() -> dict[str, str]:
-    """The worker's environment: ours, but without gdb being started when llama.cpp aborts, with
-    one thread for every library that would take more, and with the code that we run ourselves."""
-    ours = str(Path(appliance.__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    changes = {
+    """The worker's environment: that of any child, but without gdb being started when llama.cpp
+    aborts, and with one thread for every library that would take more."""
+    return {
+        **child_environment(),
         "GGML_NO_BACKTRACE": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([ours, inherited]) if inherited else ours,
     }
-    return {**os.environ, **changes}
 
 
 def _wait_for(descriptor: int, event: int, seconds: float) -> bool:

@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 
 import msgspec
 
-import appliance
+from appliance import child_environment
 from appliance.errors import SourceError
 from appliance.schema import Checkpoint, Cursor, RawRecord, Rejected, SourceBatch, digest
 from appliance.sources.listening import (
@@ -338,7 +338,7 @@ class _Supervisor:
                 stdout=subprocess.PIPE,
                 close_fds=True,
                 start_new_session=True,
-                env=_child_environment(),
+                env=child_environment(),
             )
             self._process = process
             self._started += 1
@@ -378,13 +378,3 @@ class _Supervisor:
 def describe_end(code: int) -> str:
     """A process's end in words: Popen's return code."""
     return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-
-
-def _child_environment() -> dict[str, str]:
-    """Ours, with the code that we run ourselves."""
-    ours = str(Path(appliance.__file__).resolve().parent.parent)
-    inherited = os.environ.get("PYTHONPATH")
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([ours, inherited]) if inherited else ours,
-    }
