@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint types check-tests crash bench lock deb deb-test clean
+.PHONY: help setup demo test lint types check-tests crash referee bench lock deb deb-test clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ crash: setup ## 300 kill -9 at random moments, 100 each of workers and listeners
 	CRASH_KILLS=$${CRASH_KILLS:-300} CRASH_WORKER_KILLS=$${CRASH_WORKER_KILLS:-99} \
 	CRASH_LISTENER_KILLS=$${CRASH_LISTENER_KILLS:-100} $(VENV)/bin/pytest -v --timeout=1800 \
 	tests/test_crash.py tests/test_crash_workers.py tests/test_listener_crash.py
+
+referee: setup ## index against plain matcher, real sets and 100,000 pairs (DATA=DIR RULES=DIR)
+	$(PY) -m tests.referee --data "$(DATA)" --rules "$(RULES)" --pairs $${REFEREE_PAIRS:-100000} \
+	--every $${REFEREE_EVERY:-1} --seed $${REFEREE_SEED:-1}
 
 bench: setup ## events per second, memory, start-up and latency, printed
 	$(PY) -m benchmarks

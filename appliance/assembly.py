@@ -2,10 +2,11 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -26,7 +27,8 @@ from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.detect.sigma.overrides import NO_OVERRIDES, Overrides, read_overrides
 from appliance.detect.sigma.pipelines import read_pipelines
 from appliance.detect.sigma.rule_cache import load_cached
-from appliance.errors import ModelError, ModelUnavailable, RuleError
+from appliance.errors import ModelError, ModelUnavailable, RuleError, StoreError
+from appliance.feeding import choose_shapes, list_feeds, read_seen
 from appliance.inference.client import EncoderClient
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
@@ -45,6 +47,10 @@ from appliance.sources.streams import StreamLimits
 from appliance.sources.syslog_listen import SyslogListenSource as SyslogListener
 from appliance.sources.syslog_listen import spool_folder
 from appliance.store import Store, StoreLimits
+
+#: Events of a kind that nothing was prepared for and that no index is built for yet: with our own
+#: rules they take a millisecond each, the index up to a second.
+PLAIN_EVENTS: Final = 32
 
 
 class Experts(msgspec.Struct):
@@ -234,7 +240,33 @@ def build_detectors(
 ) -> dict[str, SigmaDetector | SensorDetector]:
     """Every detector there is: an auditor sees here all that can raise a finding."""
     kept = None if cache is None else IndexCache(cache)
-    return {"sigma": SigmaDetector(rules, cache=kept), "sensors": SensorDetector()}
+    sigma = SigmaDetector(rules, cache=kept, patience=PLAIN_EVENTS)
+    return {"sigma": sigma, "sensors": SensorDetector()}
+
+
+def prepare_detectors(
+    detectors: Mapping[str, SigmaDetector | SensorDetector],
+    config: Config,
+    counts: Mapping[str, Mapping[str, float]],
+    names: Sequence[str] | None = None,
+) -> None:
+    """Have the rules ready for the events that the configured sources (or those of `names`) are
+    known to feed, so that the first of them need not wait. `counts` are the store's: of a source
+    that may feed anything they say what it did."""
+    feeds = [feed for feed in list_feeds(config) if names is None or feed.name in names]
+    shapes = choose_shapes(feeds, read_seen(counts))
+    for detector in detectors.values():
+        if isinstance(detector, SigmaDetector):
+            detector.prepare(shapes)
+
+
+def read_ledger(config: Config) -> Mapping[str, Mapping[str, float]]:
+    """The store's counts, for who does not write it; empty where it can't be read."""
+    try:
+        with closing(Store(config.store_path, read_only=True)) as store:
+            return store.counts()
+    except (StoreError, OSError):
+        return {}
 
 
 def settle_memory() -> None:

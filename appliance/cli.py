@@ -173,6 +173,11 @@ def _add_rules_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
         parser.add_argument("rules", nargs="*", metavar="DIR", help="instead of the default set")
         if name == "test":
             _add_trial(parser)
+        if name == "check":
+            parser.add_argument(
+                "--no-config", action="store_true",
+                help="leave the system's configuration out: what this version could be fed",
+            )  # fmt: skip
         _add_config(parser)
         _add_json(parser)
     for name, text in (

@@ -27,6 +27,7 @@ from appliance.assembly import (
     open_experts,
     open_overrides,
     open_sources,
+    prepare_detectors,
     read_known_verdicts,
     settle_memory,
 )
@@ -133,6 +134,8 @@ class Engine:
         self._around = around
         store = around.store
         self.detectors = build_detectors(self.rules, open_cache(config))
+        if config.workers == 1:
+            prepare_detectors(self.detectors, config, store.counts())
         self.reader = build_reader(config, self.detectors, self.rules)
         canary = SigmaDetector(load_rules([own_rules()], feeds=lambda _: None))
         #: Puts the canary through every detector, and one whose rule is about it.

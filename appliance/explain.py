@@ -25,7 +25,6 @@ from appliance.pipeline import read_event
 from appliance.schema import (
     LEVELS,
     Entity,
-    Event,
     RawRecord,
     RuleInfo,
     event_id,
@@ -207,7 +206,7 @@ def _explain_event(body: Body, raw: RawRecord | None, config: Config) -> Body:
     if not isinstance(result, tuple):
         facts["why_not"] = f"this version rejects it: {result.reason}"
         return facts
-    event: Event = result[0]
+    event = result[0]
     facts["format"] = facts["format"] or event.format
     facts["views"] = [
         {

@@ -9,9 +9,10 @@ from typing import Any
 
 from appliance.assembly import build_formats, load_configured_rules
 from appliance.config import Config
+from appliance.feeding import read_seen
 from appliance.normalise import NO_CUSTOM, feeds, matches
 from appliance.normalise.custom import CustomSource
-from appliance.schema import LogSource, RuleInfo
+from appliance.schema import RuleInfo
 from appliance.store import Store
 
 
@@ -32,11 +33,7 @@ def list_rule_rows(
     many views of events it was evaluated, how often it fired, its share of all findings (0 to 1),
     how often it was suppressed, and when it fired last (epoch seconds, None: never)."""
     total = sum(row.get("fired", 0) for key, row in counts.items() if key.startswith("rule:"))
-    views = {
-        LogSource(*(None if part == "-" else part for part in name.split("/"))): int(count)
-        for name, count in counts.get("logsource", {}).items()
-        if name.count("/") == 2
-    }
+    views = read_seen(counts)
     rows = []
     for rule in rules:
         fired = counts.get(f"rule:{rule.id}", {})

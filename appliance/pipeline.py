@@ -32,7 +32,6 @@ from appliance.schema import (
     LEVELS,
     Checkpoint,
     Detection,
-    Event,
     Finding,
     Hit,
     LogSource,
@@ -40,6 +39,7 @@ from appliance.schema import (
     Rejected,
     Review,
     RuleInfo,
+    Sighting,
     SourceBatch,
     Stage,
     Verdict,
@@ -61,7 +61,7 @@ UPDATE_FINDINGS = 500
 class Detector(Protocol):
     """Stateless: one event in, what it thinks of it out. Raises nothing."""
 
-    def detect(self, event: Event) -> list[Detection]:
+    def detect(self, sighting: Sighting) -> list[Detection]:
         """Detections of one event."""
         ...
 
@@ -186,8 +186,8 @@ class _Tally:
 
 def read_event(
     record: RawRecord, zone: tzinfo, formats: CustomFormats = NO_FORMATS
-) -> tuple[Event, bool] | Rejected:
-    """decode and normalise: the event and whether its bytes had to be repaired, or why not.
+) -> tuple[Sighting, bool] | Rejected:
+    """decode and normalise: the sighting and whether its bytes had to be repaired, or why not.
 
     A fault in either must neither stop the line nor lose the record, so it rejects it.
     """
@@ -195,17 +195,17 @@ def read_event(
     try:
         decoded = decode(record, formats.decoders)
         stage = "normalise"
-        event = normalise(record, decoded, zone=zone, custom=formats.sources)
-        return event, decoded.repaired
+        sighting = normalise(record, decoded, zone=zone, custom=formats.sources)
+        return sighting, decoded.repaired
     except DecodeError as error:
         return Rejected(record, "decode", str(error))
     except Exception as error:
         return Rejected(record, stage, f"fault: {type(error).__name__}: {error}")
 
 
-def detect_event(event: Event, detectors: Mapping[str, Detector]) -> list[Detection]:
+def detect_event(sighting: Sighting, detectors: Mapping[str, Detector]) -> list[Detection]:
     """detect: what every detector says, side by side."""
-    return [found for detector in detectors.values() for found in detector.detect(event)]
+    return [found for detector in detectors.values() for found in detector.detect(sighting)]
 
 
 def describe_foreign_rule(detection: Detection) -> RuleInfo:
@@ -262,16 +262,16 @@ def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -
     seconds["decode"] += read - began
     if isinstance(result, Rejected):
         return result
-    event, repaired = result
+    sighting, repaired = result
     try:
-        detections = detect_event(event, reader.detectors)
+        detections = detect_event(sighting, reader.detectors)
         if detections and reader.watched:
             detections = _take_hits(detections, reader.watched, tally, work.hits)
         work.detections.extend(detections)
     except Exception as error:  # as in read_event: counted and listed, never silent
         return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
     seconds["detect"] += timer() - read
-    _count_event(event, repaired, tally, reader.fed)
+    _count_event(sighting, repaired, tally, reader.fed)
     return None
 
 
@@ -483,7 +483,7 @@ def _count_rejected(refused: Rejected, tally: _Tally) -> None:
     tally.reach(scope, "last_received", refused.record.received)
 
 
-def _count_event(event: Event, repaired: bool, tally: _Tally, fed: frozenset[LogSource]) -> None:
+def _count_event(event: Sighting, repaired: bool, tally: _Tally, fed: frozenset[LogSource]) -> None:
     scope = f"source:{event.record.source}"
     tally.add(scope, "seen")
     tally.add(scope, "decoded")

@@ -1,6 +1,6 @@
 """The types that travel along the line, in the order in which they appear on it.
 
-source -> RawRecord -> (decode) dict -> (normalise) Event -> (detect) Detection
+source -> RawRecord -> (decode) dict -> (normalise) Sighting -> (detect) Event, Detection
 -> (judge) Verdict, Finding -> (correlate) Incident -> store, emit. What cannot go on: Rejected.
 
 All are frozen. Field names follow Sigma (views), ATT&CK (techniques, tactics) and OCSF (finding,
@@ -9,6 +9,7 @@ incident, verdict words). Times are seconds since the Unix epoch, UTC, as float.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import msgspec
@@ -122,8 +123,9 @@ class Entity(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One decoded, normalised record. `views` is never empty: a record that no normaliser knows
-    has one view with an empty LogSource (`mapped` is False and the ledger counts it)."""
+    """One decoded, normalised record that somebody speaks of. `views` is never empty: a record that
+    no normaliser knows has one view with an empty LogSource (`mapped` is False and the ledger
+    counts it)."""
 
     id: str
     time: float
@@ -135,6 +137,38 @@ class Event(msgspec.Struct, frozen=True):
     format: str
     mapped: bool = True
     time_known: bool = True
+
+
+class Sighting(msgspec.Struct, frozen=True, dict=True):
+    """One decoded, normalised record as the detectors see it. It becomes an Event, with its id and
+    its entities, when somebody speaks of it: a fifth of the line's time for what few events need.
+    `collect` lists the entities; the other fields are the Event's."""
+
+    time: float
+    received: float
+    host: str
+    views: tuple[View, ...]
+    record: RawRecord
+    format: str
+    collect: Callable[[], tuple[Entity, ...]] = tuple
+    mapped: bool = True
+    time_known: bool = True
+
+    @cached_property
+    def event(self) -> Event:
+        """The event: the same object each time."""
+        return Event(
+            id=event_id(self.record),
+            time=self.time,
+            received=self.received,
+            host=self.host,
+            views=self.views,
+            entities=self.collect(),
+            record=self.record,
+            format=self.format,
+            mapped=self.mapped,
+            time_known=self.time_known,
+        )
 
 
 class RuleInfo(msgspec.Struct, frozen=True):

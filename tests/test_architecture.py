@@ -1,6 +1,7 @@
 """The import rules that keep the parts apart, read from the source itself."""
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,3 +155,22 @@ def test_no_eval_and_no_shell() -> None:
                 name = ast.unparse(node.func)
                 assert name not in ("eval", "exec", "compile", "os.system", "os.popen"), module
                 assert not any(keyword.arg == "shell" for keyword in node.keywords), module
+
+
+#: What stands at the top of the repository; nothing else does.
+TOP = {
+    ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "appliance",
+    "benchmarks", "docs", "models", "packaging", "pyproject.toml", "rules", "tests",
+}  # fmt: skip
+
+
+def test_the_top_level_stays_as_it_is() -> None:
+    """A folder that some command left behind is easily committed."""
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        pytest.skip("no repository here: these files were unpacked")
+    listed = subprocess.run(
+        ["git", "-C", str(root), "ls-files"], check=True, capture_output=True, text=True
+    )
+    found = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert found == TOP

@@ -47,7 +47,7 @@ def make(lines: list[str] | str | bytes, name: str = "auto") -> RawRecord:
 
 def read(lines: list[str] | str | bytes) -> Event:
     record = make(lines)
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def records(lines: list[str] | str | bytes) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def make(data: bytes) -> RawRecord:
 
 def read(data: bytes) -> Event:
     record = make(data)
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def list_records(path: Path) -> list[RawRecord]:
@@ -248,7 +248,7 @@ def test_every_audit_record_of_the_sets_is_read(shared_data: FindData) -> None:
             counts["events"] += 1
             counts["lines"] += record.data.count(b"\n") + 1
             try:
-                event = normalise(record, decode(record), zone=UTC)
+                event = normalise(record, decode(record), zone=UTC).event
             except DecodeError:
                 counts["rejected"] += 1
                 continue

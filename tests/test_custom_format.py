@@ -55,7 +55,7 @@ def read(line: bytes, name: str, config: Config | None = None) -> Event:
     zones = {spec.name: ZoneInfo(spec.timezone) for spec in config.sources}
     result = read_event(make_line(line, name), zones[name], formats)
     assert not isinstance(result, Rejected), result.reason
-    return result[0]
+    return result[0].event
 
 
 def test_pattern() -> None:

@@ -32,7 +32,7 @@ ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
 
 def read(data: bytes, received: float = RECEIVED, zone: tzinfo = FAIL2BAN_ZONE) -> Event:
     record = RawRecord(data, "test", "x", "x", Cursor("test", "x", 0, len(data)), received)
-    return normalise(record, decode(record), zone=zone)
+    return normalise(record, decode(record), zone=zone).event
 
 
 def list_lines(path: Path) -> list[bytes]:

@@ -15,7 +15,7 @@ from appliance.detect.sensors import SensorDetector
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import load_rules
 from appliance.normalise import feeds, normalise
-from appliance.schema import Cursor, Detection, Event, RawRecord
+from appliance.schema import Cursor, Detection, RawRecord, Sighting
 from tests.demo.plant import ORDINARY, SYSLOG_FILES, ZEEK_FILES
 from tests.demo.player import FILES, play
 from tests.demo.receiver import Received
@@ -40,7 +40,7 @@ def load_detector() -> SigmaDetector:
     return SigmaDetector(load_rules([RULES], feeds=feeds))
 
 
-def read_step(step: Step, position: int, start: float = START) -> Event:
+def read_step(step: Step, position: int, start: float = START) -> Sighting:
     """The step's line through decode and normalise, received when it was written, with its file's
     header as the source gives it."""
     data = step.line.encode()

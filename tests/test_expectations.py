@@ -52,7 +52,7 @@ class Line(msgspec.Struct, frozen=True):
 def read(line: Line, received: float = RECEIVED) -> Event:
     cursor = Cursor("test", "x", 0, len(line.data))
     record = RawRecord(line.data, "test", "x", "x", cursor, received, line.format)
-    return normalise(record, decode(record), zone=ZONE)
+    return normalise(record, decode(record), zone=ZONE).event
 
 
 def list_values(event: Event, name: str) -> set[str]:

@@ -164,7 +164,7 @@ def test_the_sample_is_read_decoded_and_normalised(tmp_path: Path) -> None:
     line.source.close()
     assert line.reasons == []
     assert {record.format for record in line.records} == {"journal"}
-    events = [normalise(r, decode(r), zone=UTC) for r in line.records]
+    events = [normalise(r, decode(r), zone=UTC).event for r in line.records]
     assert len({event.id for event in events}) == 6
     assert {event.host for event in events} == {"bastion"}
     assert [event.time for event in events] == [T0 / 1e6 + n for n in range(6)]
@@ -514,7 +514,7 @@ def test_any_bytes_become_one_line_that_decodes(fields: dict[str, Any]) -> None:
     )
     decoded = decode(record)
     json.dumps(decoded.fields, allow_nan=False, ensure_ascii=False).encode("utf-8")
-    assert normalise(record, decoded, zone=UTC).views
+    assert normalise(record, decoded, zone=UTC).event.views
 
 
 def test_a_long_message_is_read_quickly() -> None:
@@ -529,7 +529,7 @@ def test_a_long_message_is_read_quickly() -> None:
     record = RawRecord(
         data, "j", "journal", "j", Cursor("j", "j", 1, 2), 1_790_000_000.0, format="journal"
     )
-    normalise(record, decode(record), zone=UTC)
+    assert normalise(record, decode(record), zone=UTC).event
     assert time.perf_counter() - began < 1.0
 
 

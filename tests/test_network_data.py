@@ -17,7 +17,7 @@ from appliance.decode import decode
 from appliance.detect.sensors import SensorDetector
 from appliance.errors import DecodeError
 from appliance.normalise import FED, normalise
-from appliance.schema import Cursor, Event, LogSource, RawRecord
+from appliance.schema import Cursor, LogSource, RawRecord, Sighting
 from tests.conftest import FindData
 
 RECEIVED = 1_790_000_000.0
@@ -91,7 +91,7 @@ def test_every_record_of_zeeks_is_mapped(family: str, shared_data: FindData) -> 
     assert services[None] == 0
 
 
-def read(record: RawRecord) -> Event:
+def read(record: RawRecord) -> Sighting:
     return normalise(record, decode(record), zone=UTC)
 
 

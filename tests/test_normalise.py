@@ -51,7 +51,7 @@ def make_record(data: bytes, received: float = RECEIVED) -> RawRecord:
 def read(line: str | dict[str, Any], received: float = RECEIVED, zone: timezone = UTC) -> Event:
     text = json.dumps(line) if isinstance(line, dict) else line
     record = make_record(text.encode("utf-8", "surrogateescape"), received)
-    return normalise(record, decode(record), zone=zone)
+    return normalise(record, decode(record), zone=zone).event
 
 
 def find_fields(event: Event, **parts: str) -> dict[str, Any]:
@@ -859,7 +859,7 @@ def test_text_is_unmapped_with_its_time() -> None:
 
 def test_event_has_the_id_of_its_record() -> None:
     record = make_record(b'{"EventID":1}')
-    assert normalise(record, decode(record), zone=UTC).id == event_id(record)
+    assert normalise(record, decode(record), zone=UTC).event.id == event_id(record)
 
 
 def make_wide(shape: str) -> str:
@@ -1187,7 +1187,7 @@ def check_event(event: Event) -> None:
 @given(OBJECTS)
 def test_any_object_becomes_an_event(value: dict[str, Any]) -> None:
     record = make_record(b"x")
-    check_event(normalise(record, Decoded("json", value), zone=UTC))
+    check_event(normalise(record, Decoded("json", value), zone=UTC).event)
 
 
 @given(st.dictionaries(NAMES, SCALARS, max_size=6), st.sampled_from([1, 800, 1116, 4657, 4688]))
@@ -1202,7 +1202,7 @@ def test_any_windows_data_becomes_an_event(data: dict[str, Any], number: int) ->
 def test_any_syslog_becomes_an_event(body: dict[str, Any], message: str) -> None:
     record = make_record(b"x")
     fields: dict[str, Any] = {"appname": "sshd", "message": message, "json": body}
-    check_event(normalise(record, Decoded("syslog3164", fields), zone=UTC))
+    check_event(normalise(record, Decoded("syslog3164", fields), zone=UTC).event)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"Mar  1 09:00:00 h sshd[1]: Failed "]))
@@ -1213,7 +1213,7 @@ def test_any_bytes_that_decode_become_an_event(data: bytes, start: bytes) -> Non
     except Exception as error:
         assert type(error).__name__ == "DecodeError"
         return
-    check_event(normalise(record, decoded, zone=UTC))
+    check_event(normalise(record, decoded, zone=UTC).event)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from appliance.schema import (
     Checkpoint,
     Decoded,
     Detection,
-    Event,
     RawRecord,
     Rejected,
     RuleInfo,
+    Sighting,
     SourceBatch,
     Verdict,
 )
@@ -36,10 +36,12 @@ class FieldDetector:
     def __init__(self) -> None:
         self.looked_at = 0
 
-    def detect(self, event: Event) -> list[Detection]:
+    def detect(self, event: Sighting) -> list[Detection]:
         self.looked_at += 1
         fields = event.views[0].fields
-        return [make_detection(event, rule=rule) for rule in str(fields.get("fire", "")).split()]
+        return [
+            make_detection(event.event, rule=rule) for rule in str(fields.get("fire", "")).split()
+        ]
 
 
 class FirstWord:
@@ -153,7 +155,7 @@ def test_latest_times_and_a_time_that_is_not_known(store: Store) -> None:
 def test_a_normalisers_fault_rejects_that_record_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faulty(record: RawRecord, decoded: Decoded, **options: Any) -> Event:
+    def faulty(record: RawRecord, decoded: Decoded, **options: Any) -> Sighting:
         if "poison" in decoded.fields:
             raise KeyError("oops")
         return normalise(record, decoded, **options)

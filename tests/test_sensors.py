@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.decode import decode
@@ -24,15 +25,15 @@ from appliance.pipeline import Line, Reader, describe_foreign_rule, process
 from appliance.schema import (
     Cursor,
     Detection,
-    Event,
     LogSource,
     RawRecord,
     RuleInfo,
+    Sighting,
     SourceBatch,
     Verdict,
     View,
 )
-from tests.builders import make_event, make_verdict
+from tests.builders import make_verdict
 
 ALERT: dict[str, Any] = {
     "timestamp": "2023-11-14T22:13:20+0000", "flow_id": 7, "event_type": "alert",
@@ -60,7 +61,7 @@ def make_record(fields: dict[str, Any], number: int = 0) -> RawRecord:
     return RawRecord(data, "sensor", "/var/log/eve.json", "eve", cursor, 1_790_000_000.0)
 
 
-def read(fields: dict[str, Any]) -> Event:
+def read(fields: dict[str, Any]) -> Sighting:
     record = make_record(fields)
     return normalise(record, decode(record), zone=UTC)
 
@@ -173,11 +174,7 @@ def test_the_table_of_attacks_holds_what_attack_knows() -> None:
 )
 def test_no_other_products_view_raises_one(logsource: LogSource) -> None:
     fields = {**read(ALERT).views[0].fields, **read(NOTICE).views[0].fields}
-    event = make_event(1)
-    forged = Event(
-        **{name: getattr(event, name) for name in event.__struct_fields__}
-        | {"views": (View(logsource, fields),)}
-    )
+    forged = replace(read(ALERT), views=(View(logsource, fields),))
     assert SensorDetector().detect(forged) == []
 
 
@@ -207,11 +204,8 @@ def test_other_products_records_raise_none(text: str) -> None:
 ))  # fmt: skip
 def test_no_fields_raise_anything(fields: dict[str, Any]) -> None:
     for source in (SURICATA_ALERT, ZEEK_NOTICE):
-        event = make_event(1)
-        hostile = Event(
-            **{name: getattr(event, name) for name in event.__struct_fields__}
-            | {"views": (View(source, {"alert.signature_id": 1, "note": "A::B", **fields}),)}
-        )
+        view = View(source, {"alert.signature_id": 1, "note": "A::B", **fields})
+        hostile = replace(read(ALERT), views=(view,))
         for found in SensorDetector().detect(hostile):
             assert len(found.title) <= MAX_TITLE
 

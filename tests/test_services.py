@@ -37,7 +37,7 @@ def read(line: str, form: str = "auto") -> Event:
     data = line.encode("utf-8", "surrogateescape")
     cursor = Cursor("test", "x", 0, len(data))
     record = RawRecord(data, "test", "/x.log", "x", cursor, RECEIVED, form)
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def list_values(event: Event, kind: str) -> set[str]:

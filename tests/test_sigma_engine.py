@@ -11,17 +11,17 @@ from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, covers, load_rules
 from appliance.detect.sigma.match import CompiledRule, Evidence, Node
 from appliance.detect.sigma.values import ViewValues
-from appliance.schema import Cursor, Event, LogSource, Match, RawRecord, RuleInfo, View
+from appliance.schema import Cursor, LogSource, Match, RawRecord, RuleInfo, Sighting, View
 
 SYSMON = LogSource("windows", None, "sysmon")
 CREATION = LogSource("windows", "process_creation", None)
 RECORD = RawRecord(b"{}", "s", "p", "l", Cursor("s", "k", 0, 1), 0.0)
 
 
-def make_event(*views: tuple[LogSource, Mapping[str, Any]]) -> Event:
+def make_event(*views: tuple[LogSource, Mapping[str, Any]]) -> Sighting:
     """An event with these views."""
-    return Event(
-        "e", 0.0, 0.0, "h", tuple(View(source, dict(f)) for source, f in views), (), RECORD, "json"
+    return Sighting(
+        0.0, 0.0, "h", tuple(View(source, dict(f)) for source, f in views), RECORD, "json"
     )
 
 
@@ -34,7 +34,7 @@ def make_detector(folder: Path, *rules: tuple[str, str, str]) -> SigmaDetector:
     return SigmaDetector(load_rules([folder], feeds=lambda logsource: None))
 
 
-def titles(detector: SigmaDetector, event: Event) -> list[str]:
+def titles(detector: SigmaDetector, event: Sighting) -> list[str]:
     """The titles of the rules that fire."""
     return [detection.title for detection in detector.detect(event)]
 
@@ -67,7 +67,7 @@ def test_detection_is_filled(tmp_path: Path) -> None:
     assert detection.detector == "sigma"
     assert (detection.rule_id, detection.title, detection.level) == (info.id, "t", "low")
     assert (detection.techniques, detection.tactics) == (("T1059",), ("execution",))
-    assert detection.event is event
+    assert detection.event is event.event
     assert detection.logsource == CREATION
     assert detection.matched == (Match("f", "Xyz", "x*"),)
     assert detection.score == 1.0

@@ -39,8 +39,9 @@ from appliance.detect.sigma.patterns import (
 from appliance.detect.sigma.values import ViewValues
 from appliance.normalise import feeds
 from appliance.pipeline import read_event
-from appliance.schema import Cursor, Event, LogSource, RawRecord, View
+from appliance.schema import Cursor, LogSource, RawRecord, Sighting, View
 from tests.conftest import FindData
+from tests.referee.texts import PIECES
 
 MANY, ONE = Wildcard.MANY, Wildcard.ONE
 WINDOWS = LogSource("windows")
@@ -57,11 +58,11 @@ def field(name: str | None, *tests: ValueTest, every: bool = False) -> FieldTest
     return FieldTest(name, tests, every)
 
 
-def make_event(fields: Mapping[str, Any], *sources: LogSource) -> Event:
+def make_event(fields: Mapping[str, Any], *sources: LogSource) -> Sighting:
     """An event with these fields in one view of each logsource."""
     shared = dict(fields)
     views = tuple(View(source, shared) for source in sources or (WINDOWS,))
-    return Event("e", 0.0, 0.0, "h", views, (), RECORD, "json")
+    return Sighting(0.0, 0.0, "h", views, RECORD, "json")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,7 @@ def test_bars_are_what_not_refuses() -> None:
         Literal("f", "a", True, True),
         Literal("f", ".exe", False, True),
         Literal("h", "long"),
+        Literal("h", "ab"),
     }
     assert find_bars(AnyOf((Not(refused), IsNull("f")))) == frozenset()
 
@@ -184,9 +186,7 @@ def test_expressions_count_as_found_in_text_that_is_not_plain(text: str) -> None
     assert find({"f": text}, field("f", Matches("zzz"))) == [0]
     assert find({"f": "plain", "g": text}, field("f", Matches("zzz"))) == []
     rest = field("g", text_test("x"))
-    assert find({"f": "plain", "g": text}, field("f", Matches("zzz")), rest) == (
-        [0] if "\v" in text else []
-    )
+    assert find({"f": "plain", "g": text}, field("f", Matches("zzz")), rest) == []
     assert find({"f": "plain", "g": "é"}, field("f", Matches("^pl")), rest) == [0]
 
 
@@ -250,7 +250,7 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> tuple[SigmaDetector, 
     return SigmaDetector(rules), SigmaDetector(rules, indexed=False)
 
 
-def check(detectors: Sequence[SigmaDetector], event: Event) -> int:
+def check(detectors: Sequence[SigmaDetector], event: Sighting) -> int:
     """Both say the same; how much they say."""
     fast, plain = detectors
     found = fast.detect(event)
@@ -258,13 +258,6 @@ def check(detectors: Sequence[SigmaDetector], event: Event) -> int:
     return len(found)
 
 
-PIECES = (
-    "x", "X", "kelvin", "\u212aelvin", "KELVIN", "\u017f", "S", "s", "\u0130", "i\u0307",
-    "\u0131", "stra\xdfe", "STRASSE", "STRA\u1e9eE", "\xdf", "ab", "AB", ".exe", ".EXE", "c:",
-    "\x01", "\x02", "\x00", "\n", "\x0b", "\t", "\r", "\x1f", "\ud800", "\udfff\ud800", "\ufffd",
-    "?", "*", "\\", '"', 'a"b', "c\\d", "aXXbYc", " -a", " /a", " \u2013a", "4688", "1", "1.5",
-    "true", "10.1.2.3", "Zm9v", "cABpAG4AZwA", "2024-01-01T00:05:00Z", "", "15",
-)  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=8)
 SCALARS = (
     TEXTS
@@ -300,7 +293,23 @@ def test_fast_says_what_plain_says(
 ) -> None:
     """Made-up events, of views that share their fields and views that do not."""
     made = tuple(View(source, fields) for fields, sources in views for source in sources)
-    check(detectors, Event("e", 0.0, 0.0, "h", made, (), RECORD, "json"))
+    check(detectors, Sighting(0.0, 0.0, "h", made, RECORD, "json"))
+
+
+def test_an_index_is_built_for_what_comes_again(tmp_path: Path) -> None:
+    """Until then every rule is asked, and what is said is the same."""
+    text = "title: t\nlogsource: {product: windows}\ndetection: {s: {f: a}, condition: s}\n"
+    (tmp_path / "r.yml").write_text(text)
+    rules = load_rules([tmp_path], feeds=lambda logsource: None)
+    patient = SigmaDetector(rules, patience=2)
+    for number in range(1, 5):
+        assert len(patient.detect(make_event({"f": "a"}))) == 1
+        assert not patient.detect(make_event({"f": "b"}, LogSource("linux")))
+        assert len(patient._indexes) == (number > 2)
+    assert patient.evaluated == {next(iter(rules.rules)).info.id: 4}
+    prepared = SigmaDetector(rules, patience=2)
+    prepared.prepare([(WINDOWS,)])
+    assert len(prepared._indexes) == 1
 
 
 def test_ledgers_are_equal(detectors: tuple[SigmaDetector, SigmaDetector]) -> None:
@@ -366,7 +375,7 @@ def test_no_bar_in_a_value_that_forges_a_tag(tmp_path: Path) -> None:
         assert len(detector.detect(make_event({"f": f".exe{digit}", "g": "b"}))) == 1
 
 
-def read_set(folder: Path, every: int) -> Iterator[Event]:
+def read_set(folder: Path, every: int) -> Iterator[Sighting]:
     """Each so-many-th event of the JSON lines of a folder."""
     number = 0
     for path in sorted(folder.rglob("*.json")):

@@ -1,23 +1,35 @@
 """pySigma processing pipelines and placeholders that the configuration names."""
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sigma.collection import SigmaCollection
+from sigma.correlations import SigmaCorrelationCondition, SigmaCorrelationRule
+from sigma.processing.pipeline import ProcessingPipeline
 from sigma.processing.transformations import transformations
 from sigma.processing.transformations.external import ExternalSourceBaseTransformation
 
 from appliance.assembly import load_configured_rules
 from appliance.config import Config, load_config
+from appliance.detect.sigma.correlation import (
+    SigmaCorrelator,
+    WindowLimits,
+    list_watched,
+    make_hit,
+)
+from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.detect.sigma.match import match_rule
 from appliance.detect.sigma.pipelines import TRANSFORMATIONS, read_pipelines
 from appliance.errors import ConfigError
 from appliance.explain import explain_finding
 from appliance.scan import run_scan
-from appliance.schema import LogSource
+from appliance.schema import LogSource, Sighting, View
+from tests.builders import T0, make_event
 
 RULE = """\
 title: t
@@ -154,6 +166,213 @@ def test_filters_are_mapped_too(tmp_path: Path) -> None:
     assert match_rule(loaded.rules[0], HIT) is not None
     assert match_rule(loaded.rules[0], {**HIT, "account": "ci"}) is None
     assert match_rule(loaded.rules[0], {**HIT, "User": "ci"}) is not None
+
+
+# -- correlations ----------------------------------------------------------------------------------
+
+WINDOWS, LINUX = LogSource("windows", "process_creation"), LogSource("linux", "process_creation")
+TWO = """\
+title: Windows
+id: 00000000-0000-4000-8000-000000000001
+name: win
+logsource: {product: windows, category: process_creation}
+detection: {s: {Program: a.exe}, condition: s}
+---
+title: Linux
+id: 00000000-0000-4000-8000-000000000002
+name: lin
+logsource: {product: linux, category: process_creation}
+detection: {s: {Program: a}, condition: s}
+---
+title: Many
+id: 00000000-0000-4000-8000-00000000000a
+name: many
+"""
+ON_WINDOWS = "rule_conditions: [{type: logsource, product: windows}]"
+RENAMED = (
+    "transformations: [{type: field_name_mapping, mapping: {Program: Image, Account: User,"
+    f" Target: Computer, Size: Length}}, {ON_WINDOWS}}}]\n"
+)
+
+
+def find_counted(
+    rules: RuleSet, events: Iterable[tuple[LogSource, dict[str, Any]]]
+) -> list[dict[str, str]]:
+    """What the correlations found: of each finding the fields that its evidence names."""
+    detector = SigmaDetector(rules)
+    watched = list_watched(rules.correlations, rules.silent)
+    correlator = SigmaCorrelator(rules.correlations, WindowLimits())
+    hits = []
+    for n, (logsource, fields) in enumerate(events):
+        base = make_event(n, T0 + n)
+        views = (View(logsource, fields),)
+        event = Sighting(base.time, base.received, base.host, views, base.record, "json")
+        hits += [make_hit(found, watched[found.rule_id]) for found in detector.detect(event)]
+    return [
+        {match.field: match.value for match in found.matched if match.field is not None}
+        for found in correlator.advance(hits)
+    ]
+
+
+def on_windows(**fields: Any) -> tuple[LogSource, dict[str, Any]]:
+    return WINDOWS, {"Image": "a.exe", **fields}
+
+
+def test_group_by_is_mapped_as_the_rule_is(tmp_path: Path) -> None:
+    """Two each of three users make one group of three no more than one of six."""
+    body = "type: event_count, rules: [win], group-by: [Account], timespan: 1h, condition: {gte: 3}"
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", RENAMED)
+    assert rules.refused == ()
+    assert rules.correlations[0].group_by == ("User",)
+    users = ["eve", "bob", "eve", "ann", "bob"]
+    assert find_counted(rules, [on_windows(User=user) for user in users]) == []
+    (found,) = find_counted(rules, [on_windows(User=user) for user in [*users, "eve"]])
+    assert found["User"] == "eve"
+    assert find_counted(rules, [on_windows(Account="eve")] * 9) == []
+
+
+def test_the_field_that_is_counted_is_mapped(tmp_path: Path) -> None:
+    body = (
+        "type: value_count, rules: [win], group-by: [Account], timespan: 1h,"
+        " condition: {field: Target, gte: 3}"
+    )
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", RENAMED)
+    assert rules.correlations[0].values == (("Computer",),)
+    same = [on_windows(User="eve", Computer=name) for name in ("a", "b", "a", "b")]
+    assert find_counted(rules, same) == []
+    assert len(find_counted(rules, [*same, on_windows(User="eve", Computer="c")])) == 1
+
+
+def test_the_field_that_is_measured_is_mapped(tmp_path: Path) -> None:
+    body = "type: value_sum, rules: [win], timespan: 1h, condition: {field: Size, gt: 99}"
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", RENAMED)
+    assert find_counted(rules, [on_windows(Length=33)] * 3) == []
+    assert len(find_counted(rules, [on_windows(Length=33)] * 4)) == 1
+
+
+def test_each_rule_keeps_its_own_names(tmp_path: Path) -> None:
+    """A pipeline for one log source leaves the other's events as they are."""
+    body = (
+        "type: temporal, rules: [win, lin], group-by: [Account], timespan: 1h, condition: {gte: 2}"
+    )
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", RENAMED)
+    assert rules.correlations[0].groups == (("User",), ("Account",))
+    linux = (LINUX, {"Program": "a", "Account": "eve"})
+    assert len(find_counted(rules, [on_windows(User="eve"), linux])) == 1
+    assert find_counted(rules, [on_windows(User="bob"), linux]) == []
+
+
+ALIASED = (
+    "correlation: {type: temporal, rules: [win, lin], group-by: [who], timespan: 1h,"
+    " condition: {gte: 2}, aliases: {who: {win: Account, lin: user}}}\n"
+)
+
+
+def test_fields_of_aliases_are_mapped_and_the_alias_is_not(tmp_path: Path) -> None:
+    text = RENAMED.replace("Size:", "who: nobody, Size:")
+    rules = load(tmp_path, TWO + ALIASED, text)
+    (rule,) = rules.correlations
+    assert (rule.group_by, rule.groups) == (("who",), (("User",), ("user",)))
+    linux = (LINUX, {"Program": "a", "user": "eve"})
+    assert len(find_counted(rules, [on_windows(User="eve"), linux])) == 1
+
+
+def test_an_alias_that_is_counted_stays_one(tmp_path: Path) -> None:
+    """Also without group-by, where pySigma itself maps the alias away and not its fields."""
+    body = (
+        "type: value_count, rules: [win], timespan: 1h, condition: {field: who, gte: 2},"
+        " aliases: {who: {win: Account}}"
+    )
+    text = "transformations: [{type: field_name_prefix, prefix: x.}]\n"
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", text)
+    assert rules.correlations[0].values == (("x.Account",),)
+    events = [(WINDOWS, {"x.Program": "a.exe", "x.Account": name}) for name in ("eve", "bob")]
+    assert len(find_counted(rules, events)) == 1
+
+
+def test_correlations_over_correlations_are_mapped(tmp_path: Path) -> None:
+    inner = (
+        "type: event_count, rules: [win], group-by: [Account], timespan: 1h, condition: {gte: 2}"
+    )
+    outer = (
+        "type: event_count, rules: [many], group-by: [Account], timespan: 1h, condition: {gte: 1}"
+    )
+    head = "---\ntitle: Outer\nid: 00000000-0000-4000-8000-00000000000b\n"
+    text = f"{TWO}correlation: {{{inner}}}\n{head}correlation: {{{outer}}}\n"
+    rules = load(tmp_path, text, RENAMED)
+    assert [rule.groups for rule in rules.correlations] == [(("User",),), (("User",),)]
+    (found,) = find_counted(rules, [on_windows(User="eve")] * 2)
+    assert found["User"] == "eve"
+
+
+def test_group_by_becomes_each_field_that_it_is_mapped_to(tmp_path: Path) -> None:
+    """As pySigma has it: the group is of both."""
+    body = "type: event_count, rules: [win], group-by: [Account], timespan: 1h, condition: {gte: 2}"
+    text = RENAMED.replace("Account: User", "Account: [User, Computer]")
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", text)
+    assert rules.correlations[0].group_by == ("User", "Computer")
+    twice = [on_windows(User="eve", Computer="a"), on_windows(User="eve", Computer="b")]
+    assert find_counted(rules, twice) == []
+    assert len(find_counted(rules, [*twice, twice[0]])) == 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "body", "reason"),
+    [
+        (
+            RENAMED.replace("Account: User", "Account: [User, Computer]"),
+            ALIASED.partition("{")[2].strip()[:-1],
+            "multiple field names",
+        ),
+        (
+            RENAMED.replace("Account: User", "Account: [User, Computer]"),
+            "type: temporal, rules: [win, lin], group-by: [Account], timespan: 1h,"
+            " condition: {gte: 2}",
+            "more fields of group-by for one rule than for another",
+        ),
+        (
+            RENAMED.replace("Target: Computer", "Target: User"),
+            "type: event_count, rules: [win], group-by: [Account, Target], timespan: 1h,"
+            " condition: {gte: 2}",
+            "names a field twice",
+        ),
+        (
+            "transformations: [{type: rule_failure, message: not here, rule_conditions:"
+            " [{type: is_sigma_correlation_rule}]}]\n",
+            "type: event_count, rules: [win], timespan: 1h, condition: {gte: 2}",
+            "not here",
+        ),
+    ],
+)
+def test_correlations_that_cannot_be_mapped_are_refused(
+    tmp_path: Path, pipeline: str, body: str, reason: str
+) -> None:
+    rules = load(tmp_path, f"{TWO}correlation: {{{body}}}\n", pipeline)
+    assert rules.correlations == ()
+    (refused,) = rules.refused
+    assert refused.title == "Many"
+    assert reason in refused.reason
+
+
+def test_pipelines_leave_a_correlation_as_pysigma_does(tmp_path: Path) -> None:
+    """Where all its rules are of one log source: pySigma itself is the referee."""
+    body = (
+        "type: value_count, rules: [win], group-by: [Account, Other, who], timespan: 1h,"
+        " condition: {field: [Target, Size], gte: 2}, aliases: {who: {win: Account}}"
+    )
+    text = f"{TWO}correlation: {{{body}}}\n"
+    (compiled,) = load(tmp_path, text, RENAMED).correlations
+    collection = SigmaCollection.from_yaml(text)
+    pipeline = ProcessingPipeline.from_yaml(RENAMED)
+    collection.resolve_rule_references()
+    for rule in sorted(collection.rules, key=lambda rule: isinstance(rule, SigmaCorrelationRule)):
+        pipeline.apply(rule)
+    (theirs,) = [rule for rule in collection.rules if isinstance(rule, SigmaCorrelationRule)]
+    assert list(compiled.group_by) == theirs.group_by
+    assert isinstance(theirs.condition, SigmaCorrelationCondition)
+    assert list(compiled.values[0]) == theirs.condition.fieldref
+    (alias,) = theirs.aliases
+    assert list(compiled.groups[0]) == ["User", "Other", *alias.mapping.values()]
 
 
 WRONG = [

@@ -32,7 +32,7 @@ def make_record(fields: dict[str, Any] | bytes) -> RawRecord:
 
 def read(event_type: str, **parts: Any) -> Event:
     record = make_record({**BASE, "event_type": event_type, **parts})
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def sources(event: Event) -> list[LogSource]:
@@ -169,7 +169,7 @@ def test_each_event_type_keeps_its_names_and_gives_its_entities(
 
 def test_statistics_have_no_flow() -> None:
     record = make_record({"timestamp": WHEN, "event_type": "stats", "stats": {"uptime": 8}})
-    event = normalise(record, decode(record), zone=UTC)
+    event = normalise(record, decode(record), zone=UTC).event
     assert sources(event) == [LogSource("suricata", None, "stats")]
     assert (event.time, event.host, event.entities) == (TS, "", ())
 
@@ -187,7 +187,7 @@ def test_statistics_have_no_flow() -> None:
 )
 def test_other_products_json_is_not_suricatas(fields: dict[str, Any]) -> None:
     record = make_record(fields)
-    assert not normalise(record, decode(record), zone=UTC).mapped
+    assert not normalise(record, decode(record), zone=UTC).event.mapped
 
 
 def test_the_sender_in_a_syslog_header_is_the_sensor_when_the_record_names_none() -> None:
@@ -195,7 +195,7 @@ def test_the_sender_in_a_syslog_header_is_the_sensor_when_the_record_names_none(
     del body["host"]
     record = make_record(b"<13>1 2023-11-14T22:00:00Z tap-02 suricata 7 - - "
                          + json.dumps(body).encode())  # fmt: skip
-    event = normalise(record, decode(record), zone=UTC)
+    event = normalise(record, decode(record), zone=UTC).event
     assert (sources(event)[0], event.host) == (LogSource("suricata", None, "flow"), "tap-02")
     assert event.time == TS
 
@@ -204,7 +204,7 @@ def test_the_sender_in_a_syslog_header_is_the_sensor_when_the_record_names_none(
 def test_a_message_of_a_host_program_is_no_eve_record(program: str) -> None:
     body = json.dumps({**BASE, "event_type": "alert", "alert": {"signature_id": 1}}).encode()
     record = make_record(f"<86>1 2023-11-14T22:00:00Z web {program} 1 - - ".encode() + body)
-    event = normalise(record, decode(record), zone=UTC)
+    event = normalise(record, decode(record), zone=UTC).event
     assert all(source.product == "linux" for source in sources(event))
 
 
@@ -227,7 +227,7 @@ def test_a_clients_text_stays_in_its_field(hostile: str) -> None:
 def test_a_clients_host_header_is_never_the_events_host() -> None:
     body = {**BASE, "event_type": "http", "http": {"hostname": "dc01", "host": "dc02"}}
     del body["host"]
-    event = normalise(make_record(body), decode(make_record(body)), zone=UTC)
+    event = normalise(make_record(body), decode(make_record(body)), zone=UTC).event
     assert event.host == ""
 
 
@@ -236,7 +236,7 @@ def test_thousands_of_answers_end_quickly() -> None:
     record = make_record({**BASE, "event_type": "dns", "dns": {"answers": rows, "queries": rows}})
     decoded = decode(record)
     began = time.perf_counter()
-    event = normalise(record, decoded, zone=UTC)
+    event = normalise(record, decoded, zone=UTC).event
     assert time.perf_counter() - began < 2.0
     assert len(event.views[1].fields["answer"]) <= 256
     assert len(event.entities) <= 20
@@ -266,7 +266,7 @@ VALUES = st.recursive(
 def test_no_fields_raise_anything(event_type: str, fields: dict[str, Any]) -> None:
     record = make_record(b"{}")
     decoded = Decoded("json", {**BASE, **fields, "event_type": event_type})
-    event = normalise(record, decoded, zone=UTC)
+    event = normalise(record, decoded, zone=UTC).event
     assert set(sources(event)) <= set(FED)
 
 

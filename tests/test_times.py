@@ -19,7 +19,7 @@ SYDNEY = ZoneInfo("Australia/Sydney")
 def read(line: str, received: float, zone: tzinfo = UTC) -> Event:
     data = line.encode()
     record = RawRecord(data, "test", "/x.log", "x", Cursor("test", "x", 0, len(data)), received)
-    return normalise(record, decode(record), zone=zone)
+    return normalise(record, decode(record), zone=zone).event
 
 
 def at(text: str, zone: tzinfo = UTC) -> float:

@@ -44,7 +44,7 @@ def read(line: str | bytes, *, path: str = "x.log", header: str = "", fmt: str =
     data = line if isinstance(line, bytes) else line.encode("utf-8", "surrogateescape")
     cursor = Cursor("test", "x", 0, len(data))
     record = RawRecord(data, "test", path, "x", cursor, RECEIVED, fmt, header=header.encode())
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def fields_of(line: str, **options: str) -> dict[str, object]:

@@ -36,7 +36,7 @@ JOURNAL = re.compile(rb"host nginx\[\d+\]: ")
 def read(data: bytes, received: float = RECEIVED, header: bytes = b"") -> Event:
     cursor = Cursor("test", "x", 0, len(data))
     record = RawRecord(data, "test", "x", "x", cursor, received, header=header)
-    return normalise(record, decode(record), zone=ZONE)
+    return normalise(record, decode(record), zone=ZONE).event
 
 
 def list_lines(path: Path) -> list[bytes]:

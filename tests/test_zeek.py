@@ -55,12 +55,12 @@ def make_record(
 
 def read_line(path: str, columns: str, line: str, *, name: str = "zeek.txt") -> Event:
     record = make_record(line, make_header(path, columns), name=name)
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def read_json(fields: dict[str, Any], *, name: str = "zeek.txt") -> Event:
     record = make_record(json.dumps(fields), name=name)
-    return normalise(record, decode(record), zone=UTC)
+    return normalise(record, decode(record), zone=UTC).event
 
 
 def sources(event: Event) -> list[LogSource]:
@@ -199,7 +199,7 @@ def test_the_header_decides_and_not_what_a_value_looks_like() -> None:
 def test_without_its_header_a_line_is_only_text() -> None:
     record = make_record(CONN_LINE)
     assert detect_format(record.data) == "text"
-    assert not normalise(record, decode(record), zone=UTC).mapped
+    assert not normalise(record, decode(record), zone=UTC).event.mapped
 
 
 def test_the_formats_name_is_that_of_both_writers() -> None:
@@ -222,7 +222,7 @@ def test_a_long_line_ends_quickly(unit: str) -> None:
     for columns in ("a:string", "a:set[string]", "a:count", "a:time", "a:string b:string"):
         record = make_record(line, make_header("dns", columns), form="zeek")
         try:
-            normalise(record, decode(record), zone=UTC)
+            assert normalise(record, decode(record), zone=UTC).event
         except DecodeError as error:
             assert "columns" in str(error)
     assert time.perf_counter() - began < 2.0
@@ -234,7 +234,7 @@ def test_no_bytes_raise_anything_else(data: bytes, tail: bytes) -> None:
     for header in (make_header("dns", columns), make_header("dns", columns) + b"\n" + tail, tail):
         record = make_record(data, header, form="zeek")
         try:
-            event = normalise(record, decode(record), zone=UTC)
+            event = normalise(record, decode(record), zone=UTC).event
         except DecodeError:
             continue
         json.dumps([view.fields for view in event.views]).encode()
@@ -632,7 +632,7 @@ def test_the_host_is_the_sensor_and_never_an_end() -> None:
 def test_the_sender_in_a_syslog_header_is_the_sensor() -> None:
     body = json.dumps({**JSON_CONN, "_path": "conn"})
     record = make_record(f"<13>1 2023-11-14T22:13:20Z tap-02 zeek - - - {body}")
-    event = normalise(record, decode(record), zone=UTC)
+    event = normalise(record, decode(record), zone=UTC).event
     assert event.views[0].logsource == LogSource("zeek", None, "conn")
     assert (event.host, event.time) == ("tap-02", TS)
 
@@ -640,7 +640,7 @@ def test_the_sender_in_a_syslog_header_is_the_sensor() -> None:
 def test_a_message_of_a_host_program_is_no_zeek_record() -> None:
     body = json.dumps({**JSON_CONN, "_path": "notice", "note": "Intel::Notice"})
     record = make_record(f"<86>1 2023-11-14T22:13:20Z web sshd 1 - - {body}")
-    event = normalise(record, decode(record), zone=UTC)
+    event = normalise(record, decode(record), zone=UTC).event
     assert all(source.product == "linux" for source in sources(event))
 
 
@@ -692,7 +692,7 @@ def test_a_client_that_writes_the_sign_for_unset_hides_only_its_own_field() -> N
 )  # fmt: skip
 def test_no_fields_raise_anything(fields: dict[str, Any]) -> None:
     record = make_record(b"{}", name="conn.log")
-    event = normalise(record, Decoded("json", fields), zone=UTC)
+    event = normalise(record, Decoded("json", fields), zone=UTC).event
     assert set(sources(event)) <= set(FED)
 
 

@@ -21,6 +21,13 @@ from appliance.assembly import (
     open_overrides,
 )
 from appliance.commands import try_rules
+from appliance.commands.rule_feeds import (
+    MOST_ROWS,
+    choose_config,
+    describe_feeds,
+    report_feeds,
+    show_feeds,
+)
 from appliance.commands.settings import read_config
 from appliance.config import Config, load_config
 from appliance.detect.sigma.correlation import SigmaCorrelator, WindowLimits, list_watched
@@ -76,11 +83,14 @@ def _load(args: argparse.Namespace) -> tuple[RuleSet, Config]:
 
 
 def check(args: argparse.Namespace) -> Exit:
-    """`appliance rules check`: exit 1 when a rule is refused."""
-    rules, config = _load(args)
+    """`appliance rules check`: what is refused, what can't fire, and, over the configuration that
+    `run` would use, what its sources feed. Exit 1 when a rule is refused."""
+    config, path = choose_config(args)
+    rules = load_configured_rules(config, args.rules or None)
     view = View()
     overrides = open_overrides(config)
     unreachable = find_unreachable(rules, config)
+    report = report_feeds(config, path, rules) if path is not None else None
     known = {info.id for info in rules.infos} | overrides.disabled
     named = {*overrides.rules, *(each.rule for each in overrides.suppressions)}
     if args.json:
@@ -90,23 +100,32 @@ def check(args: argparse.Namespace) -> Exit:
             "cannot_fire": [_unreachable_row(each) for each in unreachable],
             "switched_off": sorted(overrides.disabled),
             "overrides_without_rule": sorted(named - known),
+            **({"config": None} if report is None else describe_feeds(report)),
         })  # fmt: skip
     else:
         for refused in rules.refused:
             view.line(f"{clean(refused.path)}:{refused.line}: {clean(refused.title)}: "
                       f"{clean(refused.reason)}")  # fmt: skip
-        for each in unreachable:
+        for each in unreachable[:MOST_ROWS]:
             view.line(f"can't fire: {clean(each.rule.path)}:{each.rule.line}: "
                       f"{clean(each.rule.title)}: {clean(_say_why(each))}", "yellow")  # fmt: skip
+        if len(unreachable) > MOST_ROWS:
+            view.line(f"and {len(unreachable) - MOST_ROWS} more that can't fire (--json has all)",
+                      "yellow")  # fmt: skip
         for key in sorted(overrides.disabled):
             view.line(f"switched off by the operator: {clean(key)}", "yellow")
         for key in sorted(named - known):
             view.line(f"overrides: no loaded rule has the id {clean(key)} (an external sensor's "
                       "may)", "yellow")  # fmt: skip
+        if report is not None:
+            show_feeds(report, view)
+            view.line()
         view.line(
             f"{len(rules.infos)} rules loaded, {len(rules.refused)} refused"
             + (f", {len(unreachable)} loaded can't fire" if unreachable else "")
         )
+        if report is not None:
+            view.line(f"by this configuration: {report.sum_up()}")
     return Exit.FOUND_OR_FAILED if rules.refused else Exit.DONE
 
 

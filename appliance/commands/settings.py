@@ -24,7 +24,7 @@ def read_config(args: argparse.Namespace) -> Config:
         config = load_config(Path(args.config))
     elif getattr(args, "state", None):
         config = Config()
-    elif _is_there(CONFIG):
+    elif is_there(CONFIG):
         config = load_config(CONFIG)
     else:
         raise ConfigError([f"{CONFIG}: no such file; name one with --config"])
@@ -33,7 +33,7 @@ def read_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     """True also for what may not be looked at: reading it will say why."""
     try:
         return path.is_file()

@@ -22,7 +22,7 @@ from appliance.detect.sigma.values import ViewValues
 from appliance.errors import Exit
 from appliance.pipeline import read_event
 from appliance.scan import list_files, read_file
-from appliance.schema import Event, Match, Rejected
+from appliance.schema import Match, Rejected, Sighting
 from appliance.sources.streams import StreamName
 from appliance.view import View, clean
 
@@ -54,7 +54,7 @@ class _Trial:
     matches: list[dict[str, Any]] = field(default_factory=list)
     near: list[_Near] = field(default_factory=list)
 
-    def meet(self, event: Event, views: list[ViewValues], number: int, keep: int) -> None:
+    def meet(self, event: Sighting, views: list[ViewValues], number: int, keep: int) -> None:
         """Try the rule on one event."""
         stated = self.rule.info.logsource
         mine = [
@@ -104,7 +104,7 @@ class _Trial:
         }
 
 
-def _locate(event: Event) -> dict[str, Any]:
+def _locate(event: Sighting) -> dict[str, Any]:
     return {"path": event.record.path, "record": event.record.cursor.position, "host": event.host}
 
 
@@ -138,7 +138,7 @@ def try_rules(
     }
 
 
-def _read_events(paths: list[str], config: Config, form: str) -> Iterator[Event | None]:
+def _read_events(paths: list[str], config: Config, form: str) -> Iterator[Sighting | None]:
     """The events of the files; None for a record that can't be read."""
     formats = build_formats(config)
     with tempfile.TemporaryDirectory(prefix="appliance-rules-") as spool:

@@ -16,7 +16,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from appliance.detect.sigma.engine import RuleFault
-from appliance.schema import Detection, Event, Fields, Level, LogSource, Match, RuleInfo, View
+from appliance.schema import (
+    Detection,
+    Event,
+    Fields,
+    Level,
+    LogSource,
+    Match,
+    RuleInfo,
+    Sighting,
+    View,
+)
 
 SURICATA_ALERT: Final = LogSource(product="suricata", service="alert")
 ZEEK_NOTICE: Final = LogSource(product="zeek", service="notice")
@@ -92,14 +102,14 @@ class SensorDetector:
         """Nothing: no rule is loaded."""
         return {}
 
-    def detect(self, event: Event) -> list[Detection]:
+    def detect(self, sighting: Sighting) -> list[Detection]:
         """The alert that the event is, if it is one. Raises nothing."""
-        for view in event.views:
+        for view in sighting.views:
             source = view.logsource
             if source == SURICATA_ALERT:
-                return _read_alert(event, view)
+                return _read_alert(sighting.event, view)
             if source == ZEEK_NOTICE:
-                return _read_notice(event, view)
+                return _read_notice(sighting.event, view)
         return []
 
 

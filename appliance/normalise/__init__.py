@@ -1,4 +1,4 @@
-"""Third station of the line: a decoded record becomes an Event with views and entities.
+"""Third station of the line: a decoded record becomes a Sighting with views and entities.
 
 source -> decode -> **normalise** -> detect. One file a product; the table below is all that can
 run. Views are in the words of the Sigma taxonomy, entities in nobody's.
@@ -6,6 +6,7 @@ run. Views are in the words of the Sigma taxonomy, entities in nobody's.
 
 from collections.abc import Mapping
 from datetime import tzinfo
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ from appliance.normalise.w3c import read_w3c
 from appliance.normalise.web import read_web, read_web_json
 from appliance.normalise.windows import read_windows
 from appliance.normalise.zeek import read_zeek
-from appliance.schema import Decoded, Event, LogSource, RawRecord, event_id
+from appliance.schema import Decoded, Entity, LogSource, RawRecord, Sighting
 
 #: A shorter record, in bytes, can be as wide as it likes: counting would cost more than it saves.
 _SHORT: Final = 8192
@@ -117,7 +118,7 @@ def normalise(
     *,
     zone: tzinfo,
     custom: Mapping[str, CustomSource] = NO_CUSTOM,
-) -> Event:
+) -> Sighting:
     """Read a decoded record as an event. Raises nothing, whatever the record holds.
 
     `zone` is that of times that name none. An event without a plausible time (see
@@ -142,15 +143,14 @@ def normalise(
         reading, mapped = _read(decoded, context)
     if rest:
         _put_rest(reading, rest)
-    return Event(
-        id=event_id(record),
+    return Sighting(
         time=record.received if reading.time is None else reading.time,
         received=record.received,
         host=reading.host,
         views=reading.views,
-        entities=reading.entities,
         record=record,
         format=decoded.format,
+        collect=reading.list_entities,
         mapped=mapped,
         time_known=reading.time is not None,
     )
@@ -173,12 +173,16 @@ def _read(decoded: Decoded, context: Context) -> tuple[Reading, bool]:
     return (
         Reading(
             views=within.views + (outer.views if outer is not None else ()),
-            entities=tuple(dict.fromkeys(within.entities + around.entities)),
+            entities=partial(_join_entities, within, around),
             host=within.host or around.host,
             time=around.time if within.time is None else within.time,
         ),
         True,
     )
+
+
+def _join_entities(within: Reading, around: Reading) -> tuple[Entity, ...]:
+    return tuple(dict.fromkeys(within.list_entities() + around.list_entities()))
 
 
 def _ask_products(decoded: Decoded, context: Context) -> Reading | None:

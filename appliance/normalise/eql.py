@@ -4,6 +4,7 @@ Told again in Sigma's words where the type says enough. A registry event has no 
 it is a registry_event and neither registry_set nor registry_add. The schema names no host.
 """
 
+from functools import partial
 from typing import Any, Final
 
 from appliance.normalise.channels import WINDOWS, name_category
@@ -77,7 +78,7 @@ def read_eql(decoded: Decoded, context: Context) -> Reading | None:
     host = name_host(computer) if isinstance(computer, str) else ""
     return Reading(
         views=_list_views(kind, subtype, fields),
-        entities=collect_entities(fields, host),
+        entities=partial(collect_entities, fields, host),
         host=host,
         time=read_time(record.get("timestamp"), context),
     )

@@ -11,12 +11,17 @@ from appliance.schema import Decoded, Entity, View, name_program
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One product's reading. `time` is None when the record tells none; `views` is never empty."""
+    """One product's reading. `time` is None when the record tells none; `views` is never empty.
+    `entities` may be what will list them: few events are ever asked."""
 
     views: tuple[View, ...]
-    entities: tuple[Entity, ...]
+    entities: tuple[Entity, ...] | Callable[[], tuple[Entity, ...]]
     host: str
     time: float | None
+
+    def list_entities(self) -> tuple[Entity, ...]:
+        """What the event shares with others, in a fixed order, each once."""
+        return self.entities() if callable(self.entities) else self.entities
 
 
 class Context(msgspec.Struct, frozen=True):

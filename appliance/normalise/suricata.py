@@ -56,6 +56,8 @@ _CATEGORIES: Final[dict[str, tuple[LogSource, ...]]] = {
     "drop": (FIREWALL,),
 }
 _VIEWS: Final = {name: (own, *_CATEGORIES.get(name, ())) for name, own in _OWN.items()}
+#: What the records of each type are.
+SHAPES: Final[tuple[tuple[LogSource, ...], ...]] = tuple(_VIEWS.values())
 #: Every log source that this normaliser can produce.
 SOURCES: Final = (*_OWN.values(), DNS, FIREWALL, *HTTP_SOURCES)
 

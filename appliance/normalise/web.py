@@ -13,6 +13,7 @@ Schema.
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
+from glob import has_magic
 from typing import Any, Final
 
 from appliance.normalise.entities import make_domain
@@ -301,6 +302,12 @@ def _split_port(fields: Fields) -> None:
 def _strip_port(vhost: str) -> str:
     name, _, port = vhost.rpartition(":")
     return name.strip("[]") if port.isdecimal() and name else vhost.strip("[]")
+
+
+def name_servers(pattern: str) -> tuple[LogSource, ...]:
+    """What access logs that a path or a glob names can be of: a wildcard can stand for any word."""
+    named = _name_server(pattern)
+    return (named,) if named is not WEB or not has_magic(pattern) else (WEB, APACHE, NGINX)
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ four: UtcTime (Sysmon's own, UTC) comes first; then @timestamp, UTC but that of 
 seconds late; then TimeCreated and EventTime, which exports write in local time without saying so.
 """
 
+from functools import partial
 from typing import Any, Final
 
 from appliance.normalise.bridges import BRIDGED, BRIDGES
@@ -50,8 +51,9 @@ _FLAT_PROVIDER: Final = (
     "Provider_Name", "SourceName", "ProviderName", "Provider", "source_name",
 )  # fmt: skip
 _NESTED: Final = frozenset({dict, list})
-_FLAT_MARKS: Final = (
-    "Channel", "SourceName", "Provider_Name", "ProviderName", "ProviderGuid", "Provider", "LogName",
+_FLAT_MARKS: Final = frozenset(
+    {"Channel", "SourceName", "Provider_Name", "ProviderName", "ProviderGuid", "Provider"}
+    | {"LogName"}
 )  # fmt: skip
 
 
@@ -280,7 +282,7 @@ def _read_flat(record: dict[str, Any], context: Context) -> Reading | None:
     channel = record.get("Channel") or record.get("LogName")
     if not channel and "UtcTime" in record and not record.get("SourceName"):
         channel = "Microsoft-Windows-Sysmon/Operational"
-    elif not any(mark in record for mark in _FLAT_MARKS):
+    elif not channel and _FLAT_MARKS.isdisjoint(record):
         return None
     fields: Fields = dict(record)
     if " " in "".join(record):
@@ -373,7 +375,7 @@ def _make_reading(fields: Fields, event_id: int, time: float | None) -> Reading:
     host = name_host(computer) if computer else ""
     return Reading(
         views=_list_views(fields, channel, event_id),
-        entities=collect_entities(fields, host, event_id),
+        entities=partial(collect_entities, fields, host, event_id),
         host=host,
         time=time,
     )

@@ -244,6 +244,10 @@ def _make_plan(path: str) -> _Plan:
 
 _OTHER: Final = _make_plan("")
 _PLANS: Final = {path: _make_plan(path) for path in SERVICES}
+#: What the records of each log are, in order; "" is any log without a service of its own.
+LOGS: Final[dict[str, tuple[LogSource, ...]]] = {
+    plan.path: plan.sources for plan in (_OTHER, *_PLANS.values())
+}
 
 
 def read_zeek(decoded: Decoded, context: Context) -> Reading | None:
@@ -297,6 +301,11 @@ def _find_plan_of_path(path: Any) -> _Plan:
         # The package zeek-open-connections writes what is still open to logs of its own.
         return _PLANS.get(path.lower().removeprefix("open_"), _OTHER)
     return _OTHER
+
+
+def name_log(file_path: str) -> str:
+    """The log that a file's name says, "" for none."""
+    return _name_log(file_path)
 
 
 @lru_cache(maxsize=1024)

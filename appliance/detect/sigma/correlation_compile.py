@@ -54,10 +54,15 @@ def list_references(parsed: SigmaCorrelationRule) -> tuple[str, ...]:
 
 
 def compile_correlation(
-    parsed: SigmaCorrelationRule, info: RuleInfo, bases: Mapping[str, str]
+    parsed: SigmaCorrelationRule,
+    info: RuleInfo,
+    bases: Mapping[str, str],
+    mapped: Mapping[str, SigmaCorrelationRule] | None = None,
 ) -> CorrelationRule:
     """The correlation, ready to be judged; `bases` leads from the names of `list_references` to
-    rule ids. Raises RuleError for what can't be judged exactly."""
+    rule ids. `mapped` has, by the same names, the correlation with its fields as the events of that
+    one rule have them; without it they are those of `parsed` for all. Raises RuleError for what
+    can't be judged exactly."""
     kind = _KINDS[parsed.type.name.lower()]
     names = list_references(parsed)
     ids = tuple(bases[name] for name in names)
@@ -66,18 +71,25 @@ def compile_correlation(
     group_by = tuple(parsed.group_by or ())
     if len(group_by) > MAX_FIELDS or len(set(group_by)) != len(group_by):
         raise RuleError(f"group-by names a field twice, or more than {MAX_FIELDS}")
-    mapping = _read_aliases(parsed, bases)
-    measured = _read_fields(parsed, kind)
     condition = _read_condition(parsed, kind, names)
     _refuse_silence(kind, condition)
+    spoken = {name: parsed if mapped is None else mapped[name] for name in names}
+    groups = tuple(
+        _find_fields(tuple(each.group_by or ()), each, name, bases) for name, each in spoken.items()
+    )
+    if any(len(group) != len(group_by) for group in groups):
+        raise RuleError("the pipelines make more fields of group-by for one rule than for another")
+    values = tuple(
+        _find_fields(_read_fields(each, kind), each, name, bases) for name, each in spoken.items()
+    )
     return CorrelationRule(
         info=info,
         kind=kind,
         bases=ids,
         names=names,
         group_by=group_by,
-        groups=_find_fields(group_by, mapping, names, bases),
-        values=_find_fields(measured, mapping, names, bases),
+        groups=groups,
+        values=values,
         span=float(parsed.timespan.seconds),
         timespan=parsed.timespan.spec,
         condition=condition,
@@ -106,21 +118,16 @@ def _read_aliases(
 
 
 def _find_fields(
-    fields: Sequence[str],
-    aliases: Mapping[str, Mapping[str, str]],
-    names: Sequence[str],
-    bases: Mapping[str, str],
-) -> tuple[tuple[str, ...], ...]:
-    """The fields as each rule's events call them."""
+    fields: Sequence[str], parsed: SigmaCorrelationRule, name: str, bases: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The fields as the events of the rule that is called so have them."""
+    aliases = _read_aliases(parsed, bases)
     found = []
-    for name in names:
-        mine = []
-        for field in fields:
-            alias = aliases.get(field)
-            if alias is not None and bases[name] not in alias:
-                raise RuleError(f"alias '{field}' says no field of the rule '{name}'")
-            mine.append(field if alias is None else alias[bases[name]])
-        found.append(tuple(mine))
+    for field in fields:
+        alias = aliases.get(field)
+        if alias is not None and bases[name] not in alias:
+            raise RuleError(f"alias '{field}' says no field of the rule '{name}'")
+        found.append(field if alias is None else alias[bases[name]])
     return tuple(found)
 
 

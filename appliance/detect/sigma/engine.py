@@ -1,4 +1,4 @@
-"""The Sigma detector of the detect stage: Event -> Detections, with its ledger.
+"""The Sigma detector of the detect stage: Sighting -> Detections, with its ledger.
 
 A rule applies to a view when each part that its logsource states equals the view's part. A rule
 fires once an event, on the first of the event's views that it matches. A rule never makes the
@@ -20,7 +20,7 @@ from appliance.detect.sigma.load import RuleSet, covers
 from appliance.detect.sigma.match import CompiledRule, Evidence, match_view
 from appliance.detect.sigma.needs import find_bars, find_need
 from appliance.detect.sigma.values import ViewValues
-from appliance.schema import Detection, Event, LogSource, RuleInfo, View
+from appliance.schema import Detection, LogSource, RuleInfo, Sighting, View, digest
 
 DETECTOR: Final = "sigma"
 #: Combinations of view logsources remembered at once. A log's own text can become a service name,
@@ -68,16 +68,25 @@ class SigmaDetector:
     """Evaluates a RuleSet. Holds counters only; not for use by several threads at once.
 
     With `cache` compiled indexes are kept in that cache (see `cache`); with `indexed` False every
-    rule is evaluated on every event that meets its logsource."""
+    rule is evaluated on every event that meets its logsource. The first `patience` events of a
+    kind that nothing was prepared for are evaluated so too: an index takes as long to build as a
+    hundred events, and most kinds have few."""
 
     def __init__(
-        self, rules: RuleSet, *, cache: IndexCache | None = None, indexed: bool = True
+        self,
+        rules: RuleSet,
+        *,
+        cache: IndexCache | None = None,
+        indexed: bool = True,
+        patience: int = 0,
     ) -> None:
+        self._patience = patience
         self._rule_set = rules
         self._open_database = compile_database if cache is None else cache.open_database
+        self._cache = cache
+        #: What the kept indexes were made from; empty where nothing may be kept.
+        self._key = digest(rules.key, *(rule.info.id for rule in rules.rules)) if rules.key else ""
         self._indexed = indexed
-        self._needs = [find_need(rule.condition) for rule in rules.rules] if indexed else []
-        self._bars = [find_bars(rule.condition) for rule in rules.rules] if indexed else []
         self._sources: dict[LogSource, list[int]] = {}
         for place, rule in enumerate(rules.rules):
             self._sources.setdefault(rule.info.logsource, []).append(place)
@@ -98,37 +107,37 @@ class SigmaDetector:
                 if self._indexed:
                     self._find_groups(plan, shape, (0,) * len(shape))
 
-    def detect(self, event: Event) -> list[Detection]:
+    def detect(self, sighting: Sighting) -> list[Detection]:
         """What the rules say of the event, in the order in which they were loaded. Raises
         nothing because of a rule or of what the event holds."""
-        views = event.views
+        views = sighting.views
         shape = tuple([view.logsource for view in views])
         plan = self._plans.get(shape) or self._find_plan(shape)
         plan.events += 1
         if not plan.steps:
             return []
-        if not self._indexed:
-            return self._detect_plainly(event, plan)
         sharing = _find_sharing(views)
         groups = plan.groups.get(sharing)
         if groups is None:
+            if not self._indexed or plan.events <= self._patience:
+                return self._detect_plainly(sighting, plan)
             groups = self._find_groups(plan, shape, sharing)
         asked: list[tuple[int, CompiledRule, int]] = []
         for group in groups:
             mask = group.index.find(views[group.place].fields)
             if mask:
                 asked += [group.steps[number] for number in list_bits(mask)]
-        return self._ask(event, asked, sharing) if asked else []
+        return self._ask(sighting, asked, sharing) if asked else []
 
     def _ask(
-        self, event: Event, asked: list[tuple[int, CompiledRule, int]], sharing: Sharing
+        self, sighting: Sighting, asked: list[tuple[int, CompiledRule, int]], sharing: Sharing
     ) -> list[Detection]:
         """The plain matcher's word on the candidates."""
         self._candidates += len(asked)
-        views = event.views
+        views = sighting.views
         prepared: dict[int, ViewValues] = {}
         if len(views) > 1:
-            asked.sort(key=_order)
+            asked.sort(key=_order_view)
         detections: list[Detection] = []
         done = -1
         for order, rule, place in asked:
@@ -147,18 +156,18 @@ class SigmaDetector:
             if evidence is not None:
                 done = order
                 self._fired[rule.info.id] += 1
-                detections.append(_detection(rule.info, event, place, evidence))
+                detections.append(_detection(rule.info, sighting, place, evidence))
         return detections
 
-    def _detect_plainly(self, event: Event, plan: _Plan) -> list[Detection]:
-        views = [ViewValues(view.fields) for view in event.views]
+    def _detect_plainly(self, sighting: Sighting, plan: _Plan) -> list[Detection]:
+        views = [ViewValues(view.fields) for view in sighting.views]
         detections: list[Detection] = []
         for _, rule, places in plan.steps:
             found = self._evaluate(rule, views, places)
             if found is not None:
                 self._fired[rule.info.id] += 1
                 place, evidence = found
-                detections.append(_detection(rule.info, event, place, evidence))
+                detections.append(_detection(rule.info, sighting, place, evidence))
         return detections
 
     def _evaluate(
@@ -223,10 +232,20 @@ class SigmaDetector:
             if len(self._indexes) >= MAX_INDEXES:
                 self._indexes.clear()
             orders = tuple(sorted(order for source in sources for order in self._sources[source]))
-            needs = [self._needs[order] for order in orders]
-            index = Index(needs, [self._bars[order] for order in orders], self._open_database)
-            found = self._indexes[sources] = (orders, index)
+            found = self._indexes[sources] = (orders, self._open_index(orders))
         return found
+
+    def _open_index(self, orders: tuple[int, ...]) -> Index:
+        """The index over these rules, as it was kept or made anew."""
+        key = digest(self._key, *map(str, orders)) if self._key else ""
+        if self._cache is not None and key and (kept := self._cache.read_index(key)) is not None:
+            return kept
+        conditions = [self._rule_set.rules[order].condition for order in orders]
+        needs = [find_need(condition) for condition in conditions]
+        index = Index(needs, list(map(find_bars, conditions)), self._open_database)
+        if self._cache is not None and key:
+            self._cache.write_index(key, index)
+        return index
 
     @property
     def candidates(self) -> int:
@@ -264,6 +283,11 @@ def _order(step: tuple[Any, ...]) -> Any:
     return step[0]
 
 
+def _order_view(step: tuple[int, Any, int]) -> tuple[int, int]:
+    """By rule and, where views share fields around another, by view."""
+    return step[0], step[2]
+
+
 def _find_sharing(views: tuple[View, ...]) -> Sharing:
     if len(views) == 1:
         return (0,)
@@ -271,7 +295,7 @@ def _find_sharing(views: tuple[View, ...]) -> Sharing:
     return tuple([first.setdefault(id(view.fields), place) for place, view in enumerate(views)])
 
 
-def _detection(info: RuleInfo, event: Event, place: int, evidence: Evidence) -> Detection:
+def _detection(info: RuleInfo, sighting: Sighting, place: int, evidence: Evidence) -> Detection:
     return Detection(
         detector=DETECTOR,
         rule_id=info.id,
@@ -279,7 +303,7 @@ def _detection(info: RuleInfo, event: Event, place: int, evidence: Evidence) -> 
         level=info.level,
         techniques=info.techniques,
         tactics=info.tactics,
-        event=event,
-        logsource=event.views[place].logsource,
+        event=sighting.event,
+        logsource=sighting.views[place].logsource,
         matched=evidence,
     )

@@ -4,12 +4,13 @@ One index serves the rules that read the same view. The view's texts are written
 which Hyperscan searches once for every literal and regular expression of the rules; what it finds
 says which of them are worth asking. The answer may hold a rule too many, never one too few:
 
-- A rule's need (see `needs`) is cut down to at most CLAUSES clauses, each a set of literals and
+- A rule that has several ways to fire is one entry for each (`needs.list_branches`).
+- An entry's need (see `needs`) is cut down to at most CLAUSES clauses, each a set of literals and
   expressions of which one must be found; the clauses that seem rarest are taken.
 - The buffer has each value of the fields that the rules name, on lines of its own between two tags
   of its field. So `equals`, `startswith` and `endswith` are literals with a tag at their ends, and
   one search does them all; a value that holds a tag's characters can only add a candidate.
-- Text of ASCII alone stays as it is, and literals are searched for without case; any other text is
+- A value of ASCII alone stays as it is, and literals are searched for without case; any other is
   folded first.
 - A rule's bars (see `needs`) take it out again where the buffer's own tags prove that what was
   found is there.
@@ -23,14 +24,24 @@ says which of them are worth asking. The answer may hold a rule too many, never 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import log2
+from operator import itemgetter
 from typing import Any, Final
 
 import hyperscan
 import orjson
 
-from appliance.detect.sigma.needs import Atom, Every, Expression, Literal, Need, list_atoms
+from appliance.detect.sigma.needs import (
+    Atom,
+    Every,
+    Expression,
+    Literal,
+    Need,
+    list_atoms,
+    list_branches,
+)
 from appliance.detect.sigma.values import flatten, fold, write_text
 
 #: Clauses asked of a rule, at most; none more once they are so rare together (`_guess_rarity`).
@@ -48,10 +59,13 @@ _MAX_REPEAT: Final = 255
 _DIGITS: Final = [chr(code) for code in range(1, 32) if code not in (9, 10, 11, 12, 13, 28, 29, 30)]
 _TAG_DIGIT: Final = re.compile(f"[{''.join(_DIGITS)}]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-#: Fields that are worth leaving out where all are written.
-_FEW: Final = 20
-#: Literals of a rule's `not` parts that are looked for.
+#: Sets of field names whose layout is remembered at once: a log chooses its own names.
+_MAX_LAYOUTS: Final = 512
+#: Literals of a rule's `not` parts that are looked for, where its clauses are not as rare as this
+#: (`_guess_rarity`), and the fewest code points of one that may stand anywhere in a value.
 _MAX_BARS: Final = 64
+_SELDOM: Final = 4.0
+_MIN_INNER: Final = 4
 #: What orjson would write in a way of its own is left to `write_text`.
 _AS_PLAIN: Final = (
     orjson.OPT_PASSTHROUGH_DATETIME
@@ -64,7 +78,9 @@ _COMMON: Final = (
     "microsoft corporation", "microsoft® windows® operating system", "\\powershell.exe",
     "\\software\\microsoft\\windows\\currentversion\\", "\\appdata\\local\\microsoft\\windows\\",
     "hklm\\system\\currentcontrolset\\services\\", "hku\\s-1-5-21-", "\\appdata\\roaming\\",
-    ":\\users\\", "nt authority\\system", "https://www.", ".dll", "true", "false", "\\svchost.exe",
+    "\\microsoft\\windows nt\\currentversion\\", ":\\windows\\system32\\ntdll.dll+",
+    ":\\windows\\system32\\kernelbase.dll+", ":\\users\\", "nt authority\\system",
+    "https://www.", ".dll", "true", "false", "\\svchost.exe",
     "\\appdata\\local\\temp\\", "\\windowspowershell\\v1.0\\", "(empty)", "binary data",
 )  # fmt: skip
 _LITERAL_FLAGS: Final = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_CASELESS
@@ -72,6 +88,8 @@ _EXPRESSION_FLAGS: Final = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_MUL
 
 #: A literal that the text of a number or of a bool could hold.
 _NUMERAL: Final = re.compile(r"[-+.0-9a-fxintrulsy]*")
+#: UTF-8 of the only characters beyond ASCII whose folded form is in it: U+017F (s), U+212A (k).
+_FOLDS_PLAIN: Final = re.compile(b"\xc5\xbf|\xe2\x84\xaa")
 #: Types of values whose text is no more than a numeral.
 _NUMERAL_TYPES: Final = frozenset({int, float, bool, type(None)})
 
@@ -93,6 +111,16 @@ def compile_database(patterns: Patterns) -> Any:
     return database
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Of views with the same field names in the same order: the fields with a tag, with it and with
+    whether expressions read them, and what gets the values of the others (None where nobody asks
+    for them)."""
+
+    tagged: tuple[tuple[str, str, bool], ...]
+    others: Callable[[Mapping[str, Any]], Any] | None
+
+
 class Index:
     """Finds the candidates among rules that read one view. Not for several threads at once:
     Hyperscan's scratch space is the index's own."""
@@ -103,16 +131,27 @@ class Index:
         bars: Sequence[frozenset[Literal]] = (),
         open_database: OpenDatabase = compile_database,
     ) -> None:
-        plan = _Plan(needs, bars)
+        self._every = (1 << len(needs)) - 1
+        entries = [
+            (number, branch) for number, need in enumerate(needs) for branch in list_branches(need)
+        ]
+        # The rule of each entry, as a bit.
+        self._rules = [1 << number for number, _ in entries]
+        wanted = [need for _, need in entries]
+        barred = [bars[number] for number, _ in entries] if bars else ()
+        plan = _Plan(wanted, barred)
         try:
             self._scan = _open_scan(plan.patterns, open_database)
         except hyperscan.error:  # an expression that it does not take: which one?
-            plan = _Plan(needs, bars, careful=True)
+            plan = _Plan(wanted, barred, careful=True)
             self._scan = _open_scan(plan.patterns, open_database)
         self._scan_others = _open_scan(list(plan.keywords), open_database)
+        self._plain_keywords = all(
+            atom.text.isascii() for atom in plan.places if atom.field is None
+        )
         self._keyword_places = list(plan.keywords.values())
-        self._size = size = len(needs)
-        self._every = (1 << size) - 1
+        self._size = size = len(entries)
+        self._all = (1 << size) - 1
         # The clauses' masks side by side in one number, and the bars' behind: one step a find.
         self._always = _join_masks(plan.always, size)
         self._masks = [_join_masks(row, size) for row in plan.masks]
@@ -121,12 +160,13 @@ class Index:
             name: plan.tags[name]
             for name in sorted({atom.field for atom in plan.places if atom.field is not None})
         }
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
         self._digits = bytes(sorted(set("".join(self._tags.values()).encode())))
         self._tag_digits = 2 * len(next(iter(self._tags.values()), ""))
         expressions = {a: place for a, place in plan.places.items() if isinstance(a, Expression)}
         self._expressions = list(expressions.values())
         #: The fields that expressions read.
-        self._read = sorted({atom.field for atom in expressions if atom.field is not None})
+        self._read = {atom.field for atom in expressions}
         self._numerals = any(
             atom.field is None and _NUMERAL.fullmatch(atom.text) is not None
             for atom in plan.places
@@ -145,110 +185,109 @@ class Index:
         if self._scan is None:
             return self._every  # nothing to be found is asked of any rule
         found: list[int] = []
-        if self._scan_others is not None:
-            self._scan_others(self._write_others(fields), _note, context=found)
-            found = [place for number in found for place in self._keyword_places[number]]
-        parts = self._write(fields)
+        names = tuple(fields)
+        layout = self._layouts.get(names) or self._lay_out(names)
+        if layout.others is not None and self._scan_others is not None:
+            others = self._write_others(layout.others(fields))
+            self._scan_others(others, _note, context=found)
+            if found:
+                found = [place for number in found for place in self._keyword_places[number]]
+        parts: list[str] = []
+        if self._write(fields, layout, parts):
+            found += self._expressions
         text = "".join(parts)
-        if plain := text.isascii():
-            searched = buffer = text.encode()
-            if self._expressions and "\v" in text:  # white space to one of the two alone
-                found += self._expressions
-        else:
-            text = fold(text)
-            buffer = text.encode("utf-8", "replace")
-            searched = buffer + self._write_unfolded(fields, found)
-        self._scan(searched, _note, context=found)
+        try:
+            buffer, whole = text.encode(), True
+        except UnicodeEncodeError:  # lone surrogates
+            buffer, whole = text.encode("utf-8", "replace"), False
+        self._scan(buffer, _note, context=found)
         masks = self._masks
         total = self._always
         for number in found:
             total |= masks[number]
         size = self._size
-        candidates = total & (total >> size) & (total >> 2 * size) & self._every
+        candidates = total & (total >> size) & (total >> 2 * size) & self._all
+        if not candidates:
+            return 0
         barred = total >> CLAUSES * size
-        if candidates & barred and self._is_sure(text, buffer, len(parts)):
-            return self._bar(candidates, found, text.lower() if plain else text)
-        return candidates
+        if candidates & barred and whole and self._is_sure(buffer, len(parts)):
+            candidates = self._bar(candidates, found, text)
+        rules = 0
+        for entry in list_bits(candidates):
+            rules |= self._rules[entry]
+        return rules
 
     def _bar(self, candidates: int, found: list[int], text: str) -> int:
         """The candidates that nothing found refuses. What was found without a tag at its end may
         be in another field, so it is looked for once more, in its own."""
+        folded = ""
         for number in found:
             refused = self._bars[number] & candidates
             if refused:
                 inner = self._inner.get(number)
                 if inner is not None:
                     tag, literal = inner
-                    start = text.find(tag)
-                    if text.find(literal, start, text.rfind(tag)) < 0:
+                    folded = folded or fold(text)
+                    start = folded.find(tag)
+                    if folded.find(literal, start, folded.rfind(tag)) < 0:
                         continue
                 candidates ^= refused
         return candidates
 
-    def _write(self, fields: Mapping[str, Any]) -> list[str]:
-        """The values that are searched for literals, each between its field's tags."""
-        parts: list[str] = []
-        tags = self._tags
-        if len(tags) > len(fields):
-            for name, raw in fields.items():
-                if (tag := tags.get(name)) is not None:
-                    _put_value(parts, tag, raw)
-            return parts
-        for name, tag in tags.items():
-            raw = fields.get(name)
-            if type(raw) is str:
-                parts.append(f"{tag}\n{raw}\n{tag}")
-            elif raw is not None:
-                _put_value(parts, tag, raw)
-        return parts
+    def _write(self, fields: Mapping[str, Any], layout: "_Layout", parts: list[str]) -> bool:
+        """Put each value that is searched for literals between its field's tags. Gives whether
+        Hyperscan and RE2 may read one of them in two ways."""
+        doubtful = False
+        for name, tag, is_read in layout.tagged:
+            raw = fields[name]
+            if raw is None:
+                continue
+            for value in (raw,) if type(raw) is str else map(write_text, flatten(raw)):
+                if value.isascii():
+                    parts.append(f"{tag}\n{value}\n{tag}")
+                    doubtful |= is_read and "\v" in value  # white space to one of the two alone
+                else:
+                    parts.append(f"{tag}\n{fold(value)}\n{tag}")
+                    doubtful |= is_read
+        return doubtful
 
-    def _write_unfolded(self, fields: Mapping[str, Any], found: list[int]) -> bytes:
-        """The values that expressions read as they are, behind a text that had to be folded. Where
-        these themselves are not plain the expressions are put among what was found."""
-        if not self._expressions:
-            return b""
-        values = [write_text(v) for v in flatten([fields.get(name) for name in self._read])]
-        text = "\n".join(["", *values, ""])
-        if text.isascii() and "\v" not in text:
-            return text.encode()
-        found += self._expressions
-        return b""
+    def _lay_out(self, names: tuple[str, ...]) -> "_Layout":
+        """What becomes of the fields of a view that has these."""
+        if len(self._layouts) >= _MAX_LAYOUTS:
+            self._layouts.clear()
+        tagged = tuple(
+            (name, self._tags[name], name in self._read) for name in names if name in self._tags
+        )
+        others = [name for name in names if name not in self._tags]
+        searched = others and self._scan_others is not None
+        layout = _Layout(tagged, itemgetter(*others) if searched else None)
+        self._layouts[names] = layout
+        return layout
 
-    def _is_sure(self, text: str, encoded: bytes, parts: int) -> bool:
-        """Whether each tag in the text is one of the two that were written around a part, and no
-        lone surrogate is in it: then every literal with a tag that was found is there."""
-        if not text.isascii() and _SURROGATE.search(text) is not None:
-            return False
+    def _is_sure(self, encoded: bytes, parts: int) -> bool:
+        """Whether each tag in the text is one of the two that were written around a part: then,
+        where no surrogate was replaced, every literal with a tag that was found is there."""
         digits = len(encoded) - len(encoded.translate(None, self._digits))
         return digits == parts * self._tag_digits
 
-    def _write_others(self, fields: Mapping[str, Any]) -> bytes:
-        """The values of the fields without a tag (and maybe of the others), for keywords: as JSON,
-        which writes each code point in its own way, as in the literals that are searched for."""
-        others = dict(fields)
-        if len(self._tags) <= _FEW:
-            for name in self._tags:
-                others.pop(name, None)
+    def _write_others(self, others: Any) -> bytes:
+        """The values of the fields without a tag, for keywords: as JSON, which writes each code
+        point in its own way, as in the literals that are searched for."""
         if not self._numerals:
             try:
                 data = orjson.dumps(others, option=_AS_PLAIN)
             except TypeError:  # a lone surrogate, a number over 64 bits
                 pass
             else:
-                return data if data.isascii() else fold(data.decode()).encode()
-        text = fold("\0".join(map(write_text, flatten(list(others.values())))))
+                if data.isascii() or (self._plain_keywords and not _FOLDS_PLAIN.search(data)):
+                    return data
+                return fold(data.decode()).encode()
+        text = fold("\0".join(map(write_text, flatten([others]))))
         return orjson.dumps(_replace_surrogates(text))
 
 
 def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _put_value(parts: list[str], tag: str, raw: object) -> None:
-    if type(raw) is str:
-        parts.append(f"{tag}\n{raw}\n{tag}")
-    elif raw is not None:
-        parts += [f"{tag}\n{write_text(value)}\n{tag}" for value in flatten(raw)]
 
 
 def _note(number: int, start: int, end: int, flags: int, found: list[int]) -> None:
@@ -266,7 +305,11 @@ def _open_scan(
     """What searches a buffer for the patterns, with a scratch space of its own."""
     if not patterns:
         return None
-    database = open_database(tuple(patterns))
+    return open_scan(open_database(tuple(patterns)))
+
+
+def open_scan(database: Any) -> Callable[..., None]:
+    """What searches a buffer with the database, with a scratch space of its own."""
     scan: Callable[..., None] = partial(database.scan, scratch=hyperscan.Scratch(database))
     return scan
 
@@ -305,14 +348,28 @@ class _Plan:
         named = {atom.field for atom in used} | {atom.field for bar in bars for atom in bar}
         names = sorted(name for name in named if name is not None)
         self.tags = dict(zip(names, _make_tags(len(names)), strict=True))
-        for number, need in enumerate(needs):
-            self._add_rule(1 << number, need)
+        rarities = [self._add_rule(1 << number, need) for number, need in enumerate(needs)]
         for number, bar in enumerate(bars):
-            for literal in sorted(bar, key=repr)[:_MAX_BARS]:
-                if not _TAG_DIGIT.search(literal.text):
-                    self.masks[self._place(literal)][CLAUSES] |= 1 << number
+            if rarities[number] < _SELDOM:
+                self._add_bars(1 << number, bar, rarities[number])
 
-    def _add_rule(self, bit: int, need: Need | None) -> None:
+    def _add_bars(self, bit: int, bar: frozenset[Literal], rarity: float) -> None:
+        """What refuses a rule that would often be a candidate. Something short inside a value is
+        found so often that it is looked for only where the rule would always be one."""
+        shortest = _MIN_INNER if rarity > 0.0 else 1
+        useful = [
+            literal
+            for literal in bar
+            if (literal.starts or literal.ends or len(literal.text) >= shortest)
+            and not _TAG_DIGIT.search(literal.text)
+            # A line's end at its ends could be the one beside a tag.
+            and literal.text == literal.text.strip("\n")
+        ]
+        for literal in sorted(useful, key=repr)[:_MAX_BARS]:
+            self.masks[self._place(literal)][CLAUSES] |= bit
+
+    def _add_rule(self, bit: int, need: Need | None) -> float:
+        """Gives how rare the rule's clauses are together, 0 where it has none."""
         clauses = [] if need is None else self._list_clauses(need)
         clauses = self._choose(sorted(dict.fromkeys(clauses), key=self._rate, reverse=True))
         for place in range(CLAUSES):
@@ -321,6 +378,7 @@ class _Plan:
                 continue
             for atom in sorted(clauses[place], key=repr):
                 self.masks[self._place(atom)][place] |= bit
+        return sum(max(self._rate(clause), 0.0) for clause in clauses)
 
     def _choose(self, clauses: list[Clause]) -> list[Clause]:
         """Of clauses, rarest first, as many as make the rule rare. Expressions cost most: they are
@@ -359,10 +417,18 @@ class _Plan:
             return [frozenset([need])]
         if isinstance(need, Every):
             return [clause for part in need.parts for clause in self._list_clauses(part)]
-        lists = [self._list_clauses(part) for part in need.parts]
+        lists = [
+            sorted(self._list_clauses(part), key=self._rate, reverse=True) for part in need.parts
+        ]
         if not all(lists):
             return []
-        return [frozenset().union(*(max(clauses, key=self._rate) for clauses in lists))]
+        # Of each part any clause will do: the rarest of all make one, the next rarest another. A
+        # part that has no more gives its last again.
+        ranks = range(min(CLAUSES, max(map(len, lists))))
+        return [
+            frozenset().union(*(clauses[min(rank, len(clauses) - 1)] for clauses in lists))
+            for rank in ranks
+        ]
 
     def _rate(self, clause: Clause) -> float:
         return min(self._rarity[atom] for atom in clause) - log2(len(clause))
@@ -425,10 +491,11 @@ def _escape(text: bytes) -> bytes:
 
 
 #: What RE2 and Hyperscan read alike on plain ASCII text, character by character: escapes of
-#: punctuation, classes, groups without or with a name, flags, and anything that is no escape.
+#: punctuation, classes, groups without or with a name, flags but `-m` (a value's ends are ends of
+#: lines in the buffer), and anything that is no escape.
 _ALIKE: Final = re.compile(
     r"(?:\\[dDwWsSbBtnrf]|\\x[0-9A-Fa-f]{2}|\\[!-/:-@\[-`{-~]|\\[Az]"
-    r"|\(\?(?:P<\w+>|[ims]*(?:-[ims]+)?[:)])|\((?!\?)|[^\\(])*+",
+    r"|\(\?(?:P<\w+>|[ims]*(?:-[is]+)?[:)])|\((?!\?)|[^\\(])*+",
     re.ASCII,
 )
 _ANCHOR: Final = re.compile(r"(\\[^Az])|\\([Az])", re.DOTALL)

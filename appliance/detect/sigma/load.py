@@ -47,7 +47,7 @@ from appliance.detect.sigma.documents import (
     read_documents,
 )
 from appliance.detect.sigma.match import AllOf, CompiledRule, Node
-from appliance.detect.sigma.pipelines import Pipeline
+from appliance.detect.sigma.pipelines import Named, Pipeline, map_correlation
 from appliance.errors import RuleError
 from appliance.schema import LEVELS, Level, LogSource, RuleInfo, digest
 
@@ -66,7 +66,8 @@ _TACTIC: Final = re.compile(r"[a-z]+([_-][a-z]+)*")
 class RuleSet:
     """What was loaded and what was refused. `files` are the files read, in order; `documents`
     counts their YAML documents, `filters` the filter documents that were applied. `correlations`
-    stand behind those that they name; `rules` has the rules that they name too."""
+    stand behind those that they name; `rules` has the rules that they name too. `key` stands for
+    all that the set was made from, where a cache knows it."""
 
     rules: tuple[CompiledRule, ...]
     refused: tuple[RefusedRule, ...]
@@ -74,6 +75,7 @@ class RuleSet:
     documents: int
     filters: int
     correlations: tuple[CorrelationRule, ...] = ()
+    key: str = field(default="", compare=False)
 
     @property
     def infos(self) -> tuple[RuleInfo, ...]:
@@ -119,9 +121,9 @@ def load_rules(
     """Load every rule in the files and folders (deep, sorted; each file once).
 
     `feeds` is asked once per logsource. `placeholders` gives the values of %name% in values with
-    the `expand` modifier; `pipeline` is applied to every rule and filter. Raises RuleError when no
-    path is given, a path does not exist, or a path holds no document at all. Makes no network
-    access."""
+    the `expand` modifier; `pipeline` is applied to every rule, filter and correlation. Raises
+    RuleError when no path is given, a path does not exist, or a path holds no document at all.
+    Makes no network access."""
     if not paths:
         raise RuleError("no rule file or folder was given")
     loading = _Loading(feeds, placeholders or {}, pipeline)
@@ -200,6 +202,7 @@ class _Loading:
     documents: int = 0
     drafts: list["_Draft"] = field(default_factory=list)
     correlations: dict[str, CorrelationRule] = field(default_factory=dict)
+    piped: dict[str, Named] = field(default_factory=dict)  # by id, as the pipeline left them
 
     def read_path(self, path: Path) -> None:
         documents = self.documents
@@ -251,6 +254,8 @@ class _Loading:
         self._check_rule(rule, info)  # unguarded: `feeds` is not pySigma
         with guard_pysigma():
             condition = compile_detections(rule.detection, self.placeholders)
+        if self.pipeline is not None:
+            self.piped[info.id] = rule
         return CompiledRule(info, condition, rule.name)
 
     def _load_draft(self, document: Document) -> "_Draft":
@@ -308,10 +313,27 @@ class _Loading:
         info = msgspec.structs.replace(draft.info, logsource=logsource)
         bases = {reference: base.id for reference, base in found.items()}
         with guard_pysigma():
-            rule = compile_correlation(draft.parsed, info, bases)
+            rule = self._compile_correlation(draft.parsed, info, bases)
         self.correlations[key] = rule
         known.add(info, rule.name)
         return True
+
+    def _compile_correlation(
+        self, parsed: SigmaCorrelationRule, info: RuleInfo, bases: Mapping[str, str]
+    ) -> CorrelationRule:
+        """Each of its rules is asked by itself what the pipeline makes of the fields: of rules of
+        several log sources one may be mapped and another not."""
+        if self.pipeline is None:
+            return compile_correlation(parsed, info, bases)
+        named = {reference: self.piped[base] for reference, base in bases.items()}
+        whole = map_correlation(self.pipeline, parsed, named)
+        mapped = {
+            reference: map_correlation(self.pipeline, parsed, {reference: rule})
+            for reference, rule in named.items()
+        }
+        rule = compile_correlation(whole, info, bases, mapped)
+        self.piped[info.id] = whole
+        return rule
 
     def _check_rule(self, rule: SigmaRule, info: RuleInfo) -> None:
         first = self.rules.get(info.id)

@@ -40,8 +40,8 @@ from appliance.detect.sigma.values import fold
 MAX_LITERAL: Final = 64
 #: A literal between two wildcards that is shorter than this says little and is found everywhere.
 _MIN_MIDDLE: Final = 3
-#: A shorter literal inside a value is not looked for to refuse a rule.
-_MIN_INNER: Final = 4
+#: Ways to fire that are told apart in one rule.
+MAX_BRANCHES: Final = 16
 #: Nodes that evaluate without raising, whatever the view holds. A rule with any other is evaluated
 #: always: what it raises must be counted for every event.
 _KNOWN: Final = (AllOf, AnyOf, Exists, FieldTest, IsNull, Not, RefersTo)
@@ -186,13 +186,8 @@ def _list_enough(node: Node) -> frozenset[Literal]:
         for test in node.tests
         if isinstance(test, Equals | StartsWith | EndsWith | Contains)
         and not test.cased
-        and _shortest_bar(test) <= len(test.literal) <= MAX_LITERAL
+        and 1 <= len(test.literal) <= MAX_LITERAL
     )
-
-
-def _shortest_bar(test: ValueTest) -> int:
-    """A shorter one would be found so often that looking for it costs more than it saves."""
-    return _MIN_INNER if isinstance(test, Contains) else 1
 
 
 def _need_value(field: str | None) -> Need | None:
@@ -239,6 +234,27 @@ def _join_some(needs: list[Need | None]) -> Need | None:
         return None
     parts = tuple(dict.fromkeys(need for need in needs if need is not None))
     return parts[0] if len(parts) == 1 else Some(parts)
+
+
+def list_branches(need: Need | None) -> list[Need | None]:
+    """The ways to meet the need, one of which is met where it is. A choice between single atoms is
+    one way; more than MAX_BRANCHES ways are not told apart."""
+    if isinstance(need, Some):
+        atoms = [part for part in need.parts if isinstance(part, Literal | Expression)]
+        deep = [part for part in need.parts if not isinstance(part, Literal | Expression)]
+        ways = [way for part in deep for way in list_branches(part)]
+        if atoms:
+            ways.append(_join_some([*atoms]))
+        return ways if len(ways) <= MAX_BRANCHES else [need]
+    if isinstance(need, Every):
+        rows: list[tuple[Need | None, ...]] = [()]
+        for part in need.parts:
+            ways = list_branches(part)
+            if len(rows) * len(ways) > MAX_BRANCHES:
+                ways = [part]
+            rows = [(*row, way) for row in rows for way in ways]
+        return [_join_every([*row]) for row in rows]
+    return [need]
 
 
 def list_atoms(need: Need) -> Iterator[Atom]:

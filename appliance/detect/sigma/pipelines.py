@@ -2,17 +2,25 @@
 
 A pipeline is a YAML file of transformations (sigmahq-pysigma.readthedocs.io, "Processing
 Pipelines"). It is applied to every rule and filter after it was read and before it is compiled, so
-the matcher sees what it made of them; a rule's text stays what its file says.
+the matcher sees what it made of them; a rule's text stays what its file says. The fields that a
+correlation names are mapped as those of the rules that it names are.
 
 Only what works on rules is taken. Transformations that read a file, ask a server or run a command,
 templates, and all that works on a query's text are refused: nothing here leaves the process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
+from sigma.correlations import (
+    SigmaCorrelationCondition,
+    SigmaCorrelationRule,
+    SigmaRuleReference,
+)
 from sigma.processing.pipeline import ProcessingPipeline
+from sigma.rule import SigmaRule
 
 from appliance.detect.sigma.compile import POLICY, guard_pysigma
 from appliance.detect.sigma.documents import Document, RefusedRule, read_documents
@@ -31,6 +39,8 @@ _KEYS: Final = frozenset({"name", "priority", "transformations", "vars", "allowe
 
 #: One pipeline made of all the files, in the order of their priority.
 Pipeline = ProcessingPipeline
+#: What a correlation names: a rule, or another correlation.
+Named = SigmaRule | SigmaCorrelationRule
 
 
 def read_pipelines(paths: Sequence[Path]) -> Pipeline | None:
@@ -57,6 +67,40 @@ def read_pipelines(paths: Sequence[Path]) -> Pipeline | None:
         for pipeline in found[1:]:
             whole += pipeline
     return whole
+
+
+def map_correlation(
+    pipeline: Pipeline, parsed: SigmaCorrelationRule, named: Mapping[str, Named]
+) -> SigmaCorrelationRule:
+    """The correlation as pySigma's pipelines leave it: group-by, the fields of aliases and of the
+    condition under their mapped names. `named` are the rules, by reference, that rule conditions
+    are asked of: one that any of them meets counts. They must have been through the pipeline, as
+    pySigma has them then. An alias itself is never mapped, and its fields always are.
+
+    Raises what pySigma raises (see `guard_pysigma`), as for an alias that leads to two fields."""
+    mapped = deepcopy(parsed)
+    mapped.referenced_rules = [_refer(reference, rule) for reference, rule in named.items()]
+    condition = mapped.condition
+    asked = condition.fieldref if isinstance(condition, SigmaCorrelationCondition) else None
+    if mapped.group_by is None:
+        mapped.group_by = []  # without it pySigma leaves the fields of aliases as they are
+    if isinstance(condition, SigmaCorrelationCondition) and asked is not None:
+        names = asked if isinstance(asked, list) else [asked]
+        aliases = mapped.aliases.aliases
+        condition.fieldref = [name for name in names if name not in aliases]
+        pipeline.apply(mapped)
+        rest = iter(condition.fieldref)
+        names = [name if name in aliases else next(rest) for name in names]
+        condition.fieldref = names if isinstance(asked, list) else names[0]
+    else:
+        pipeline.apply(mapped)
+    return mapped
+
+
+def _refer(reference: str, rule: Named) -> SigmaRuleReference:
+    found = SigmaRuleReference(reference)
+    found.rule = rule
+    return found
 
 
 def _read_pipeline(document: Document | RefusedRule) -> Pipeline:

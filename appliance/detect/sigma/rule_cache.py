@@ -68,7 +68,7 @@ def load_cached(
         with hold_collector():
             found = _read_rules(stored, feeds)
         if found is not None:
-            return found
+            return dataclasses.replace(found, key=key)
     asked: dict[LogSource, str | None] = {}
 
     def ask(logsource: LogSource) -> str | None:
@@ -81,6 +81,7 @@ def load_cached(
         body = _write_rules(rules, asked)
         if body is not None:
             cache.write(key, body)
+            return dataclasses.replace(rules, key=key)
     return rules
 
 
