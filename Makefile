@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint types check-tests crash referee bench lock deb deb-test clean
+.PHONY: help setup demo test lint types check-tests crash referee sentinel bench lock deb deb-test clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ crash: setup ## 300 kill -9 at random moments, 100 each of workers and listeners
 referee: setup ## index against plain matcher, real sets and 100,000 pairs (DATA=DIR RULES=DIR)
 	$(PY) -m tests.referee --data "$(DATA)" --rules "$(RULES)" --pairs $${REFEREE_PAIRS:-100000} \
 	--every $${REFEREE_EVERY:-1} --seed $${REFEREE_SEED:-1}
+
+sentinel: setup ## train the sentinel from data sets to GGUF and card (DATA=DIR WORK=DIR; SMALL=--small: minutes)
+	@packaging/prepare-train.sh
+	.venv-train/bin/python -m models.sentinel all --data "$(DATA)" --work "$(WORK)" $(SMALL)
 
 bench: setup ## events per second, memory, start-up and latency, printed
 	$(PY) -m benchmarks

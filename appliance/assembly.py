@@ -19,6 +19,9 @@ from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.decode import Decoder
 from appliance.decode.custom import build_json_decoder, build_pattern_decoder
 from appliance.detect.sensors import SensorDetector
+from appliance.detect.sentinel.examine import Examiner, Near
+from appliance.detect.sentinel.heads import SPACE, Heads
+from appliance.detect.sentinel.watch import QueuedSentinel, WaitingSentinel
 from appliance.detect.sigma.cache import Cache, IndexCache
 from appliance.detect.sigma.correlation import SigmaCorrelator, WindowLimits, list_watched
 from appliance.detect.sigma.engine import SigmaDetector
@@ -29,15 +32,16 @@ from appliance.detect.sigma.pipelines import read_pipelines
 from appliance.detect.sigma.rule_cache import load_cached
 from appliance.errors import ModelError, ModelUnavailable, RuleError, StoreError
 from appliance.feeding import choose_shapes, list_feeds, read_seen
-from appliance.inference.client import EncoderClient
+from appliance.inference.client import EncoderClient, SentinelClients
+from appliance.inference.manifest import SENTINEL_HEADS, SentinelModel, check_hash, read_sentinel
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
 from appliance.knowledge.base import KnowledgeBase
 from appliance.normalise import FED, feeds, matches
 from appliance.normalise.custom import CustomSource
 from appliance.normalise.known_fields import KNOWN_FIELDS
-from appliance.pipeline import CustomFormats, Detector, Reader
-from appliance.places import default_rules, find_knowledge, find_models
+from appliance.pipeline import CustomFormats, Detector, QuietFilter, Reader
+from appliance.places import default_rules, find_knowledge, find_models, find_sentinel
 from appliance.schema import OWN_SOURCE, Checkpoint, LogSource, RuleInfo, Verdict
 from appliance.shards import Source
 from appliance.sources.files import FilesSource as FilesReader
@@ -214,6 +218,107 @@ def open_experts(config: Config) -> Experts:
     return Experts(KnowledgeExpert(base, embed), encoder, base, "; ".join(missing))
 
 
+class SentinelParts(msgspec.Struct):
+    """The sentinel's child processes and what reads their answers; both None where there is no
+    model or it is switched off, and `why_not` says so."""
+
+    clients: SentinelClients | None = None
+    examiner: Examiner | None = None
+    model: SentinelModel | None = None
+    why_not: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `status`."""
+        if self.clients is None or self.model is None:
+            return {"model": None, "missing": self.why_not}
+        states = self.clients.states()
+        return {
+            "model": self.model.name,
+            "hash": self.model.sha256,
+            "trained": self.model.trained,
+            "missing": "",
+            "processes": [msgspec.to_builtins(state) for state in states],
+            "restarts": sum(state.restarts for state in states),
+        }
+
+    def close(self) -> None:
+        """End the child processes."""
+        if self.clients is not None:
+            self.clients.close()
+
+
+class _Techniques:
+    """The knowledge base's techniques, for the sentinel."""
+
+    def __init__(self, base: KnowledgeBase) -> None:
+        self._base = base
+
+    def search_techniques(self, vector: NDArray[np.float32], k: int) -> Sequence[Near]:
+        """The nearest, best first."""
+        return self._base.search(vector, k, "technique")
+
+
+def open_sentinel(config: Config, base: KnowledgeBase | None) -> SentinelParts:
+    """The sentinel with what is there of its model. What is not there, or not what its manifest
+    says, makes no error here: the line runs without, and says so."""
+    settings = config.sentinel
+    if not config.model or not settings.enabled:
+        return SentinelParts(why_not="switched off")
+    path = find_sentinel(settings.model)
+    if path is None:
+        return SentinelParts(why_not="no model")
+    try:
+        model = read_sentinel(path)
+        check_hash(path, model.sha256)
+        heads = load_heads(path, model)
+    except ModelError as error:
+        return SentinelParts(why_not=str(error))
+    clients = SentinelClients(path, settings.processes)
+    near = _Techniques(base) if base is not None and base.info().manifest.dims == SPACE else None
+    examiner = Examiner(heads, clients, near, settings.budget)
+    return SentinelParts(clients, examiner, model)
+
+
+def load_heads(path: Path, model: SentinelModel) -> Heads:
+    """The heads beside the sentinel's GGUF file. Raises ModelError when they are not what the
+    manifest says, or are another model's."""
+    beside = path.parent / SENTINEL_HEADS
+    check_hash(beside, model.files[SENTINEL_HEADS])
+    try:
+        raw = beside.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{beside}: cannot be read: {error.strerror}") from error
+    heads = Heads.parse(raw, str(beside))
+    if heads.dims != model.dims:
+        raise ModelError(f"{beside}: of {heads.dims} dimensions, the model has {model.dims}")
+    return heads
+
+
+def build_queue(
+    parts: SentinelParts, config: Config, wake: Callable[[], None]
+) -> QueuedSentinel | None:
+    """The sentinel of `run`, where there is one."""
+    if parts.examiner is None:
+        return None
+    settings = config.sentinel
+    return QueuedSentinel(
+        parts.examiner,
+        settings.cache,
+        queue_cap=settings.queue,
+        queue_bytes=settings.queue_bytes,
+        repeat_seconds=settings.repeat,
+        wake=wake,
+    )
+
+
+def build_waiting(parts: SentinelParts, config: Config) -> WaitingSentinel | None:
+    """The sentinel of `scan`, where there is one."""
+    if parts.examiner is None:
+        return None
+    settings = config.sentinel
+    return WaitingSentinel(parts.examiner, settings.cache, repeat_seconds=settings.repeat)
+
+
 def _refuse(texts: Sequence[str]) -> NDArray[np.float32]:
     raise ModelUnavailable(f"no encoder for {len(texts)} texts")
 
@@ -277,10 +382,13 @@ def settle_memory() -> None:
 
 
 def build_reader(
-    config: Config, detectors: Mapping[str, Detector], rules: RuleSet | None = None
+    config: Config,
+    detectors: Mapping[str, Detector],
+    rules: RuleSet | None = None,
+    quiet: QuietFilter | None = None,
 ) -> Reader:
     """The stateless half of the line, of the daemon and of its worker processes; `rules` for the
-    correlations among them."""
+    correlations among them, `quiet` where there is a sentinel."""
     zones: dict[str, tzinfo] = {spec.name: ZoneInfo(spec.timezone) for spec in config.sources}
     formats = build_formats(config)
     return Reader(
@@ -289,6 +397,7 @@ def build_reader(
         fed=list_fed(formats),
         formats=formats,
         watched=list_watched(rules.correlations, rules.silent) if rules else {},
+        quiet=quiet,
     )
 
 

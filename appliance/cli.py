@@ -97,7 +97,7 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     scan.add_argument(
         "--rules", action="append", metavar="DIR", help="Sigma rules instead of the default set"
     )
-    scan.add_argument("--no-model", action="store_true", help="without the encoder")
+    scan.add_argument("--no-model", action="store_true", help="without encoder and sentinel")
     scan.add_argument(
         "--out", metavar="FILE", help="write the findings there; - is standard output"
     )
@@ -212,8 +212,18 @@ def _add_trial(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    model = _group(commands, "model", "the encoder")
-    _add_json(_command(model, "info", ("models", "model_info"), "show what is built, verified"))
+    model = _group(commands, "model", "the encoder and the sentinel")
+    _add_json(_command(model, "info", ("models", "model_info"), "show what is there, verified"))
+    evaluate = _command(
+        model, "eval", ("model_eval", "model_eval"), "measure the sentinel on labelled files"
+    )
+    evaluate.add_argument("path", metavar="PATH", help="the folder of the files")
+    evaluate.add_argument(
+        "--labels", required=True, metavar="FILE",
+        help="CSV or JSON lines of path,label (1 attack, 0 ordinary), or of text,kind,label",
+    )  # fmt: skip
+    evaluate.add_argument("--model", metavar="FILE", help="GGUF file instead of the one in use")
+    _add_json(evaluate)
     base = _group(commands, "kb", "the knowledge base")
     _add_json(_command(base, "info", ("models", "kb_info"), "show what it holds, verified"))
     for group, handler in ((model, "model_build"), (base, "kb_build")):

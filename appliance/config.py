@@ -174,6 +174,24 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentinel:
+    """The small model that judges events. `budget` is how many of its findings a host's ordinary
+    day may give; `model` its GGUF file or folder (empty: the one that is shipped); `processes` the
+    children that run it, one a core to spare. At most `queue` events of `queue_bytes` bytes wait
+    for it, `cache` texts' scores are remembered. The same text on the same host is one finding
+    within `repeat` (0: each is one)."""
+
+    enabled: bool = True
+    budget: float = _bounded(5.0, 0.001, 100_000)
+    model: str = ""
+    processes: int = _bounded(1, 1, 16)
+    queue: int = _bounded(10_000, 1, _MOST_ENTRIES)
+    queue_bytes: int = _bounded(64 << 20, 1 << 16, 1 << 34)
+    cache: int = _bounded(100_000, 1, _MOST_ENTRIES)
+    repeat: float = _duration(86400.0, 0, _LONGEST)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Every cap of the appliance. What goes over one is counted in `status`."""
 
@@ -253,6 +271,7 @@ class Config:
     sinks: tuple[SyslogSink | FileSink, ...] = ()
     correlate: Correlate = field(default_factory=Correlate)
     health: Health = field(default_factory=Health)
+    sentinel: Sentinel = field(default_factory=Sentinel)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
     formats: tuple[Format, ...] = ()
@@ -655,6 +674,9 @@ def _check_places(config: Config, problems: _Problems) -> None:
             if status is None or not rules:
                 problems.say(f"rules[{i}]", f"{reason or 'no such file or folder'}: {rules}")
     _check_rule_settings(config, problems)
+    sentinel = config.sentinel
+    if sentinel is not None and sentinel.model and _look_at(sentinel.model)[0] is None:
+        problems.say("sentinel.model", f"no such file or folder: {sentinel.model}")
     for name in ("models_dir", "knowledge_dir"):
         if given := getattr(config, name):
             _check_folder(given, name, problems)

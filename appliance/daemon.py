@@ -50,6 +50,8 @@ IDLE_SECONDS = 0.25
 STORE_RETRY_SECONDS = 1.0
 #: How often the troubles are looked for.
 LOOK_SECONDS = 2.0
+#: Seconds that a clean stop waits for the sentinel to judge what waits.
+JUDGE_SECONDS = 10.0
 #: Canaries, and test messages, that may wait for the store.
 MOST_ASKED = 100
 #: The canary's rule (own_rules/canary.yml).
@@ -219,11 +221,29 @@ class Daemon:
 
     def _close(self) -> None:
         self._service.stopping()
+        self._settle_sentinel()
         self.engine.close()
         self.control.close()
         self.store.close()
         self._lock.close()
         log.info("stopped")
+
+    def _settle_sentinel(self) -> None:
+        """What waits for the sentinel is judged and stored, as far as that can be done soon; the
+        rest is what `status` calls not judged."""
+        engine = self.engine
+        if engine.sentinel is None:
+            return
+        engine.sentinel.wait_idle(JUDGE_SECONDS)
+        try:
+            batch = join_work([], engine.line)
+            if batch.counts:
+                self.store.write_batch(batch)
+        except StoreError as error:
+            self._note_store_error("write", error)
+            engine.line.rollback()
+        else:
+            engine.line.commit()
 
     # -- the line ------------------------------------------------------------------------------
 
@@ -235,7 +255,8 @@ class Daemon:
         given = [(shard, work) for shard in engine.shards if (work := shard.take()) is not None]
         try:
             own = self._gather_own(now)
-            if not (given or own.works or own.messages):
+            answered = engine.sentinel is not None and engine.sentinel.ready
+            if not (given or own.works or own.messages or answered):
                 return False
             batch = join_work([*(work for _, work in given), *own.works], engine.line)
             batch.messages.extend(own.messages)

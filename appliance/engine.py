@@ -16,8 +16,10 @@ import msgspec
 
 from appliance.assembly import (
     Experts,
+    SentinelParts,
     build_detectors,
     build_judge,
+    build_queue,
     build_reader,
     index_rules,
     load_configured_rules,
@@ -26,6 +28,7 @@ from appliance.assembly import (
     open_correlator,
     open_experts,
     open_overrides,
+    open_sentinel,
     open_sources,
     prepare_detectors,
     read_known_verdicts,
@@ -33,15 +36,17 @@ from appliance.assembly import (
 )
 from appliance.config import Config, FileSink, SyslogSink, describe_sink
 from appliance.delivery import Delivery, close_deliveries
+from appliance.detect.sentinel.watch import QueuedSentinel
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.emit.sinks import Sink, build_sink
 from appliance.errors import ApplianceError, ConfigError, RuleError, StoreError
 from appliance.health import RULES as HEALTH_RULES
+from appliance.inference.manifest import SENTINEL_MANIFEST
 from appliance.judge.bench import Bench
 from appliance.pipeline import Line
-from appliance.places import find_knowledge, find_models, own_rules
-from appliance.schema import Checkpoint, OnStep
+from appliance.places import find_knowledge, find_models, find_sentinel, own_rules
+from appliance.schema import Checkpoint, OnStep, RuleInfo
 from appliance.shards import LocalShard, RemoteShard, Shard
 from appliance.sources.journal import Own
 from appliance.store import Store
@@ -75,6 +80,15 @@ class Draft:
         self.experts_mark: tuple[object, ...] = _mark_experts(config)
         keep = old is not None and old.experts_mark == self.experts_mark
         self.experts = old.experts if old is not None and keep else open_experts(config)
+        self.sentinel_mark: tuple[object, ...] = (self.experts_mark, *_mark_sentinel(config))
+        self.keeps_sentinel = old is not None and old.sentinel_mark == self.sentinel_mark
+        self.sentinel_parts: SentinelParts
+        self.sentinel: QueuedSentinel | None
+        if old is not None and self.keeps_sentinel:
+            self.sentinel_parts, self.sentinel = old.sentinel_parts, old.sentinel
+        else:
+            self.sentinel_parts = open_sentinel(config, self.experts.base)
+            self.sentinel = build_queue(self.sentinel_parts, config, around.wake)
 
 
 def _refuse_broken_rules(new: RuleSet, old: RuleSet) -> None:
@@ -96,6 +110,13 @@ def _mark_experts(config: Config) -> tuple[object, ...]:
         if folder is not None
     ]
     return (config.model, *folders, *map(_read_mark, manifests))
+
+
+def _mark_sentinel(config: Config) -> tuple[object, ...]:
+    """What the sentinel comes from."""
+    path = find_sentinel(config.sentinel.model)
+    manifest = _read_mark(path.parent / SENTINEL_MANIFEST) if path is not None else b""
+    return (config.sentinel, path, manifest)
 
 
 def _read_mark(path: Path) -> bytes:
@@ -131,12 +152,16 @@ class Engine:
         self.overrides = draft.overrides
         self.experts: Experts = draft.experts
         self.experts_mark: tuple[object, ...] = draft.experts_mark
+        self.sentinel_parts: SentinelParts = draft.sentinel_parts
+        self.sentinel: QueuedSentinel | None = draft.sentinel
+        self.sentinel_mark: tuple[object, ...] = draft.sentinel_mark
+        self._keeps_sentinel = draft.keeps_sentinel
         self._around = around
         store = around.store
         self.detectors = build_detectors(self.rules, open_cache(config))
         if config.workers == 1:
             prepare_detectors(self.detectors, config, store.counts())
-        self.reader = build_reader(config, self.detectors, self.rules)
+        self.reader = build_reader(config, self.detectors, self.rules, self.sentinel)
         canary = SigmaDetector(load_rules([own_rules()], feeds=lambda _: None))
         #: Puts the canary through every detector, and one whose rule is about it.
         self.own_reader = build_reader(config, {**self.detectors, "selftest": canary}, self.rules)
@@ -159,13 +184,19 @@ class Engine:
         self.deliveries: list[Delivery] = self._open_deliveries(draft.sinks, old)
         built_in = {rule.id: rule for rule in HEALTH_RULES.values()}
         self.line = Line(
-            rules={**index_rules(self.detectors, self.rules), **canary.rules, **built_in},
+            rules={
+                **index_rules(self.detectors, self.rules),
+                **canary.rules,
+                **built_in,
+                **(self.sentinel.rules if self.sentinel is not None else {}),
+            },
             judge=self.judge,
             correlator=correlator,
             known=store.known_findings,
             sinks=bool(self.deliveries),
             overrides=self.overrides,
             correlations=open_correlations(store, config, self.rules),
+            sentinel=self.sentinel,
         )
 
     def start(self) -> None:
@@ -173,8 +204,12 @@ class Engine:
         settle_memory()
         if self.experts.encoder is not None:
             self.experts.encoder.start()
+        clients = None if self._keeps_sentinel else self.sentinel_parts.clients
+        if clients is not None and self.sentinel is not None:
+            clients.start()
+            self.sentinel.start()
         if isinstance(self.judge, Bench):
-            self.judge.start(self.line.rules)
+            self.judge.start(self._list_judged())
         for shard in self.shards:
             shard.start(self._around.wake)
         for delivery in self.deliveries:
@@ -203,7 +238,10 @@ class Engine:
             shard.begin_close()
         for shard in self.shards:
             shard.close()
-        # First the model: the bench's thread may be waiting for its answer.
+        # First the models: their threads may be waiting for an answer.
+        self.sentinel_parts.close()
+        if self.sentinel is not None:
+            self.sentinel.close()
         self.experts.close()
         if isinstance(self.judge, Bench):
             self.judge.close()
@@ -225,8 +263,18 @@ class Engine:
         if isinstance(self.judge, Bench):
             # It may wait for the model's answer to what it asked last; nobody waits for it.
             threading.Thread(target=self.judge.close, daemon=True).start()
+        if self.sentinel is not None and self.sentinel is not new.sentinel:
+            if new.sentinel is not None:
+                new.sentinel.take_over(self.sentinel)
+            self.sentinel.hand_over()
+            self.sentinel_parts.close()
         if self.experts is not new.experts:
             self.experts.close()
+
+    def _list_judged(self) -> dict[str, RuleInfo]:
+        """The rules on which the experts speak: the sentinel has its own word on each finding."""
+        mine = self.sentinel.rules if self.sentinel is not None else {}
+        return {key: rule for key, rule in self.line.rules.items() if key not in mine}
 
     def find_kept(self, config: Config) -> set[str]:
         """Sources that go on as they are under this configuration."""
@@ -264,6 +312,7 @@ class Engine:
                 checkpoints=around.store.checkpoints,
                 clock=around.clock,
                 own=around.own,
+                find_quiet=self.sentinel.find_quiet if self.sentinel is not None else None,
             )
             for number in range(count)
         ]
@@ -321,6 +370,10 @@ class Engine:
             "rules": {"loaded": len(self.rules.infos), "refused": len(self.rules.refused)},
             "overrides": self.overrides.describe(self._around.clock()),
             "models": self.experts.describe(),
+            "sentinel": {
+                **self.sentinel_parts.describe(),
+                **(self.sentinel.describe() if self.sentinel is not None else {}),
+            },
             "judge": judge,
             "queues": {
                 "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},

@@ -45,6 +45,8 @@ PATIENCE_SECONDS: Final = 5.0
 JUMP_SECONDS: Final = 60.0
 
 DETECTOR: Final = "health"
+#: What is no trouble: the sentinel has no model, and the rules do what they did without one.
+NO_MODEL: Final = "no model"
 LOGSOURCE: Final = LogSource(product="appliance", service="health")
 
 
@@ -316,12 +318,30 @@ def _look_at_parts(facts: Mapping[str, Any], config: Config, seen: _Sightings) -
         seen.say("model", "encoder", f"{words}; findings go out without its word and get it later")
     if facts.get("models", {}).get("missing") and config.model:
         seen.say("model", "missing", str(facts["models"]["missing"]), notice=True)
+    _look_at_sentinel(facts.get("sentinel", {}), config, seen)
     for worker in facts.get("workers", []):
         if worker["error"] or worker["pid"] is None:
             seen.say(f"worker {worker['number']}", "dead",
                 f"{worker['error'] or 'is being started'}; it is started again",
                 patience=0.0 if worker["error"] else PATIENCE_SECONDS)  # fmt: skip
     _look_at_rules(facts, seen)
+
+
+def _look_at_sentinel(facts: Mapping[str, Any], config: Config, seen: _Sightings) -> None:
+    """Whether the model judges what it should."""
+    wanted = config.model and config.sentinel.enabled
+    if wanted and facts.get("missing", "") not in ("", NO_MODEL):  # a damaged one
+        seen.say("sentinel", "missing", str(facts["missing"]))
+    for number, process in enumerate(facts.get("processes", []), 1):
+        if process["phase"] != "up" and process["last_error"]:  # also while it is tried again
+            words = f"its process {number} is down: {process['last_error']}"
+            seen.say("sentinel", f"process {number}", f"{words}; {facts.get('waiting', 0):,} events"
+                " wait for it", patience=PATIENCE_SECONDS)  # fmt: skip
+    if facts.get("full"):
+        seen.say(
+            "sentinel", "full", f"its queue of {facts['queue_cap']:,} events, or its bytes, is "
+            "full: events are skipped, only the rules see them",
+        )  # fmt: skip
 
 
 def _look_at_rules(facts: Mapping[str, Any], seen: _Sightings) -> None:

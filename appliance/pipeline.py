@@ -11,16 +11,20 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from appliance.correlate.incidents import Correlator
 from appliance.decode import Decoder, decode
+from appliance.detect.sentinel.examine import DETECTOR as SENTINEL
+from appliance.detect.sentinel.texts import Text, list_texts
+from appliance.detect.sentinel.watch import Candidate, Sentinel
 from appliance.detect.sigma.correlation import SigmaCorrelator, Watch, make_hit
 from appliance.emit.render import (
     render_finding,
     render_incident,
+    render_opinion,
     render_origin,
     render_verdicts,
 )
@@ -35,6 +39,7 @@ from appliance.schema import (
     Finding,
     Hit,
     LogSource,
+    Opinion,
     RawRecord,
     Rejected,
     Review,
@@ -54,6 +59,8 @@ AHEAD_SECONDS = 60.0
 LATE_SECONDS = 300.0
 #: Name under which views of log sources that nothing lists are counted.
 OTHER_LOGSOURCE = "other"
+#: Rules that a finding of the sentinel names as agreeing.
+MAX_AGREEING = 16
 #: Waiting findings updated in one transaction.
 UPDATE_FINDINGS = 500
 
@@ -71,6 +78,14 @@ class Judge(Protocol):
 
     def first_verdict(self, rule: RuleInfo) -> tuple[Verdict, bool]:
         """The verdict, and whether a later one will follow."""
+        ...
+
+
+class QuietFilter(Protocol):
+    """Knows texts that the sentinel has found ordinary. Raises nothing."""
+
+    def is_quiet(self, text: Text) -> bool:
+        """Whether this is one."""
         ...
 
 
@@ -106,8 +121,9 @@ class Reader(msgspec.Struct):
 
     `zones` gives the time zone of each source's year-less or zone-less times; `fed` are the log
     sources whose views are counted; `formats` are those that the configuration describes;
-    `watched` are the rules that correlations name; `seconds` adds up the time spent by stage, in
-    seconds of `timer`.
+    `watched` are the rules that correlations name; `quiet` knows what the sentinel need not read,
+    None where there is no sentinel; `seconds` adds up the time spent by stage, in seconds of
+    `timer`.
     """
 
     detectors: Mapping[str, Detector]
@@ -115,6 +131,7 @@ class Reader(msgspec.Struct):
     fed: frozenset[LogSource] = frozenset(FED)
     formats: CustomFormats = NO_FORMATS
     watched: Mapping[str, Watch] = {}
+    quiet: QuietFilter | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
     )
@@ -124,7 +141,7 @@ class Reader(msgspec.Struct):
 class Work(msgspec.Struct):
     """What the stateless half made of some records, for the half that has state. `counts` are
     added to what is stored under (scope, name), `latest` kept when larger; `hits` are for the
-    correlations, in the order of the records."""
+    correlations, `candidates` for the sentinel, in the order of the records."""
 
     detections: list[Detection]
     rejected: list[Rejected]
@@ -132,6 +149,7 @@ class Work(msgspec.Struct):
     counts: dict[str, dict[str, int]]
     latest: dict[str, dict[str, float]]
     hits: list[Hit] = msgspec.field(default_factory=list)
+    candidates: list[Candidate] = msgspec.field(default_factory=list)
 
 
 class Line(msgspec.Struct):
@@ -139,7 +157,8 @@ class Line(msgspec.Struct):
 
     `known` says which finding ids are stored already; `sinks` is False when nobody reads the
     outbox; `overrides` is the operator's word on levels and suppressions; `correlations` are
-    Sigma's, where there are any; `seconds` adds up the time spent by stage, in seconds of `timer`.
+    Sigma's, where there are any, `sentinel` is where there is a model for it; `seconds` adds up
+    the time spent by stage, in seconds of `timer`.
     """
 
     rules: Mapping[str, RuleInfo]
@@ -149,6 +168,7 @@ class Line(msgspec.Struct):
     sinks: bool = True
     overrides: Reviewer = msgspec.field(default_factory=NoOverrides)
     correlations: SigmaCorrelator | None = None
+    sentinel: Sentinel | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("judge", "correlate"), 0.0)
     )
@@ -159,12 +179,16 @@ class Line(msgspec.Struct):
         self.correlator.commit()
         if self.correlations is not None:
             self.correlations.commit()
+        if self.sentinel is not None:
+            self.sentinel.commit()
 
     def rollback(self) -> None:
         """The batch could not be stored: what it changed here is forgotten."""
         self.correlator.rollback()
         if self.correlations is not None:
             self.correlations.rollback()
+        if self.sentinel is not None:
+            self.sentinel.rollback()
 
 
 class _Tally:
@@ -174,9 +198,9 @@ class _Tally:
         self.counts = work.counts
         self.latest = work.latest
 
-    def add(self, scope: str, name: str) -> None:
+    def add(self, scope: str, name: str, count: int = 1) -> None:
         counts = self.counts.setdefault(scope, {})
-        counts[name] = counts.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + count
 
     def reach(self, scope: str, name: str, value: float) -> None:
         latest = self.latest.setdefault(scope, {})
@@ -228,6 +252,8 @@ def describe_foreign_rule(detection: Detection) -> RuleInfo:
 def judge_detection(detection: Detection, line: Line) -> tuple[Finding, bool]:
     """judge: the finding with the experts' first word, and whether a later one will follow."""
     key = finding_id(detection.detector, detection.rule_id, detection.event.id)
+    if detection.opinion is not None:
+        return Finding(key, detection, (word_opinion(detection.opinion),)), False
     try:
         rule = line.rules.get(detection.rule_id) or describe_foreign_rule(detection)
         verdict, pending = line.judge.first_verdict(rule)
@@ -235,6 +261,20 @@ def judge_detection(detection: Detection, line: Line) -> tuple[Finding, bool]:
         reason = f"fault: {type(error).__name__}: {error}"
         verdict, pending = Verdict("judge", "insufficient_data", 0.0, reason), False
     return Finding(key, detection, (verdict,)), pending
+
+
+def word_opinion(opinion: Opinion) -> Verdict:
+    """The sentinel's opinion of its own finding as a verdict: it speaks of an event, so that no
+    expert on rules has more to say."""
+    near = ", ".join(f"{guess.technique} ({guess.score:.2f})" for guess in opinion.techniques)
+    words = " ".join(weight.word for weight in opinion.words)
+    reason = (
+        f"scores {opinion.score:.4f}, over {opinion.threshold:.4f}, which "
+        f"{opinion.budget:g} ordinary events per host and day are expected to pass"
+        + (f"; nearest techniques: {near}" if near else "")
+        + (f"; what weighs most: {words}" if words else "")
+    )
+    return Verdict(SENTINEL, "suspicious", opinion.score, reason, opinion.citations)
 
 
 def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
@@ -270,9 +310,35 @@ def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -
         work.detections.extend(detections)
     except Exception as error:  # as in read_event: counted and listed, never silent
         return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
+    if reader.quiet is not None:
+        _list_candidate(sighting, detections, reader.quiet, tally, work)
     seconds["detect"] += timer() - read
     _count_event(sighting, repaired, tally, reader.fed)
     return None
+
+
+def _list_candidate(
+    sighting: Sighting,
+    detections: Sequence[Detection],
+    quiet: QuietFilter,
+    tally: _Tally,
+    work: Work,
+) -> None:
+    """What of the event the sentinel has to read. A fault in this takes nothing else away."""
+    try:
+        texts = list_texts(sighting.views, sighting.host)
+        if not texts:
+            return
+        fresh = tuple(text for text in texts if not quiet.is_quiet(text))
+        if fresh:
+            rules = tuple(found.rule_id for found in detections if found.detector == "sigma")
+            work.candidates.append(Candidate(sighting.event, fresh, rules))
+    except Exception:
+        tally.add(SENTINEL, "faults")
+        return
+    tally.add(SENTINEL, "events")
+    tally.add(SENTINEL, "texts", len(texts))
+    tally.add(SENTINEL, "known", len(texts) - len(fresh))
 
 
 def _take_hits(
@@ -306,7 +372,9 @@ def join_work(works: Sequence[Work], line: Line) -> Batch:
     correlated = _advance(works, line, tally)
     line.seconds["correlate"] += line.timer() - began
     began = line.timer()
-    for work in (*works, Work(correlated, [], [], {}, {})):
+    # Behind the rules' findings, which open their incidents as if there were no sentinel.
+    judged = _ask_sentinel(works, line, tally)
+    for work in (*works, Work([*correlated, *judged], [], [], {}, {})):
         total.rejected.extend(work.rejected)
         total.checkpoints.extend(work.checkpoints)
         _add_counts(work, tally)
@@ -337,6 +405,21 @@ def _advance(works: Sequence[Work], line: Line, tally: _Tally) -> list[Detection
         counts = tally.counts.setdefault("correlations", {})
         counts[name] = counts.get(name, 0) + count
     return found
+
+
+def _ask_sentinel(works: Sequence[Work], line: Line, tally: _Tally) -> list[Detection]:
+    """What the sentinel says, of these events or of earlier ones. A fault in it takes nothing else
+    away."""
+    if line.sentinel is None:
+        return []
+    try:
+        joined = line.sentinel.join([one for work in works for one in work.candidates])
+    except Exception:
+        tally.add(SENTINEL, "faults")
+        return []
+    for name, count in joined.counts.items():
+        tally.add(SENTINEL, name, count)
+    return joined.detections
 
 
 def _add_counts(work: Work, tally: _Tally) -> None:
@@ -398,9 +481,15 @@ def _correlate(
         tally.reach(scope, "last_fired", detection.event.received)
     line.correlator.evict()
     change = line.correlator.changes()
+    agreements = _find_agreements([finding for finding, _ in fresh], reviews)
     rows = [
         _finding_row(
-            finding, change.joined.get(finding.id), pending, line.rules, reviews[finding.id]
+            finding,
+            change.joined.get(finding.id),
+            pending,
+            line.rules,
+            reviews[finding.id],
+            agreement=agreements.get(finding.id, []),
         )
         for finding, pending in fresh
     ]
@@ -430,6 +519,32 @@ def _correlate(
     )
 
 
+def _find_agreements(
+    findings: Sequence[Finding], reviews: Mapping[str, Review]
+) -> dict[str, list[dict[str, Any]]]:
+    """Where rules and the sentinel agree on one event: what each finding's body says of the other.
+    A rule's finding says so where the sentinel knew at once; the sentinel's always does."""
+    said: dict[str, list[dict[str, Any]]] = {}
+    mine: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        opinion = finding.detection.opinion
+        if opinion is None:
+            continue
+        if opinion.agrees:
+            said[finding.id] = [
+                {"detector": "sigma", "rule_id": rule} for rule in opinion.agrees[:MAX_AGREEING]
+            ]
+        if not reviews[finding.id].suppressed:
+            rule, score = finding.detection.rule_id, opinion.score
+            row = {"detector": SENTINEL, "rule_id": rule, "score": score}
+            mine.setdefault(finding.detection.event.id, []).append(row)
+    for finding in findings:
+        detection = finding.detection
+        if detection.detector == "sigma" and detection.event.id in mine:
+            said[finding.id] = mine[detection.event.id]
+    return said
+
+
 def _name_rule(detection: Detection, line: Line) -> str:
     """The rule in the ledger. A sensor's signatures are as many as its records claim: they are
     counted together."""
@@ -455,12 +570,18 @@ def _finding_row(
     pending: bool,
     rules: Mapping[str, RuleInfo],
     review: Review,
+    *,
+    agreement: list[dict[str, Any]],
 ) -> FindingRow:
     detection = finding.detection
     rule = rules.get(detection.rule_id) or describe_foreign_rule(detection)
     body = {**render_finding(finding, incident), **render_origin(detection.event, rule)}
     if review.own_level is not None:
         body["rule"]["own_level"] = review.own_level
+    if detection.opinion is not None:
+        body["sentinel"] = render_opinion(detection.opinion)
+    if agreement:
+        body["agreement"] = agreement
     if review.suppressed:
         body["suppressed"] = review.suppressed
     return FindingRow(

@@ -3,6 +3,7 @@
 Configuration  /etc/appliance/appliance.yaml
 Overrides      /etc/appliance/overrides.yaml, the operator's levels and suppressions
 Rules          the default set: inside the installed package, or `rules/` of a checkout
+Sentinel       models/sentinel in one of those folders, else the one that comes with the appliance
 Models, base   the folder named by APPLIANCE_DATA, then /var/lib/appliance, then share/appliance of
                the Python installation (a virtual environment's own); the first that has them
 """
@@ -50,6 +51,17 @@ def build_folder() -> Path:
 def find_models(configured: str = "") -> Path | None:
     """The folder that holds `encoder/encoder.gguf`, or None."""
     return _find(configured, "models", "encoder/manifest.json")
+
+
+def find_sentinel(configured: str = "") -> Path | None:
+    """The sentinel's GGUF file, with its other files beside it, or None."""
+    if configured:
+        named = Path(configured)
+        return named / "sentinel.gguf" if named.is_dir() else named
+    folders = [folder / "models" / "sentinel" for folder in data_folders()]
+    folders.append(shipped_manifest().parent / "sentinel")
+    found = (folder for folder in folders if (folder / "sentinel.json").is_file())
+    return next((folder / "sentinel.gguf" for folder in found), None)
 
 
 def find_knowledge(configured: str = "") -> Path | None:

@@ -26,12 +26,14 @@ from appliance.assembly import (
     build_detectors,
     build_formats,
     build_judge,
+    build_waiting,
     correlation_limits,
     index_rules,
     list_fed,
     load_configured_rules,
     open_experts,
     open_overrides,
+    open_sentinel,
     settle_memory,
     window_limits,
 )
@@ -40,6 +42,7 @@ from appliance.correlate.incidents import Correlator
 from appliance.detect.sigma.correlation import SigmaCorrelator, list_watched
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
+from appliance.health import NO_MODEL
 from appliance.judge.bench import Bench
 from appliance.pipeline import (
     Line,
@@ -200,10 +203,14 @@ def _scan(
     formats = build_formats(config)
     rules = load_configured_rules(config)
     experts = open_experts(config)
+    parts = open_sentinel(config, experts.base)
+    sentinel = build_waiting(parts, config)
     unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
     store = Store(folder / "scan.db", limits=unbounded, durable=False)
     if experts.encoder is not None:
         experts.encoder.start()
+    if parts.clients is not None:
+        parts.clients.start()
     detectors = build_detectors(rules)
     settle_memory()
     judge = build_judge(experts, {}, config)
@@ -213,9 +220,10 @@ def _scan(
         fed=list_fed(formats),
         formats=formats,
         watched=list_watched(rules.correlations, rules.silent),
+        quiet=sentinel,
     )
     line = Line(
-        rules=index_rules(detectors, rules),
+        rules={**index_rules(detectors, rules), **(sentinel.rules if sentinel else {})},
         judge=judge,
         correlator=Correlator(
             correlation_limits(config), links={}, aliases={}, load=store.incident
@@ -223,6 +231,7 @@ def _scan(
         known=store.known_findings,
         sinks=False,
         overrides=open_overrides(config),
+        sentinel=sentinel,
     )
     if isinstance(judge, Bench):
         judge.start({})  # only rules that fire are judged
@@ -244,7 +253,12 @@ def _scan(
     finally:
         if isinstance(judge, Bench):
             judge.close()
+        parts.close()
         experts.close()
+    if sentinel is not None and sentinel.failed:
+        notices.append(f"the sentinel judged {sentinel.failed} events not: {sentinel.down_reason}")
+    if config.model and config.sentinel.enabled and parts.why_not not in ("", NO_MODEL):
+        notices.append(f"sentinel: {parts.why_not}")
     if experts.why_not:
         notices.append(experts.why_not)
     notices.extend(_tell_omitted(listing))
@@ -420,6 +434,7 @@ def _sum_up(sizes: Sequence[int], rules: RuleSet, reader: Reader, store: Store) 
             },
         },
         "incidents": len(store.incidents()),
+        "sentinel": {name: int(value) for name, value in counts.get("sentinel", {}).items()},
     }
 
 

@@ -197,8 +197,55 @@ class Match(msgspec.Struct, frozen=True):
     pattern: str
 
 
+class Citation(msgspec.Struct, frozen=True):
+    """A knowledge entry that supports a sentence. `reason` says how it was found: 'tag' for a
+    link that the rule itself states (score 1.0), 'similarity' for nearest text (cosine)."""
+
+    id: str
+    title: str
+    score: float
+    reason: Literal["tag", "similarity"]
+
+
+class Guess(msgspec.Struct, frozen=True):
+    """A technique that the sentinel takes an event for. `probability` is its head's (0..1),
+    `cosine` the likeness of its vector to what is known of the technique, None where that is not
+    among the nearest; `score` is the mean of both, the probability where nothing is known."""
+
+    technique: str
+    score: float
+    probability: float
+    cosine: float | None = None
+
+
+class WordWeight(msgspec.Struct, frozen=True):
+    """A word of a judged text, and by how much the log-odds fall when it is left out."""
+
+    word: str
+    weight: float
+
+
+class Opinion(msgspec.Struct, frozen=True):
+    """What the sentinel has to say of a text over its threshold. `text` is what it read, `score`
+    and `threshold` are in 0..1, `budget` is the findings per host and day that the threshold is
+    for, `agrees` the rules that fired on the same event, as far as known."""
+
+    kind: str
+    text: str
+    score: float
+    threshold: float
+    budget: float
+    strong: bool
+    techniques: tuple[Guess, ...] = ()
+    tactics: tuple[str, ...] = ()
+    words: tuple[WordWeight, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    agrees: tuple[str, ...] = ()
+
+
 class Detection(msgspec.Struct, frozen=True):
-    """What one detector says of one event. `score` in 0..1; rules score 1.0."""
+    """What one detector says of one event. `score` in 0..1; rules score 1.0. `opinion` is the
+    sentinel's, None of every other detector."""
 
     detector: str
     rule_id: str
@@ -210,6 +257,7 @@ class Detection(msgspec.Struct, frozen=True):
     logsource: LogSource
     matched: tuple[Match, ...]
     score: float = 1.0
+    opinion: Opinion | None = None
 
 
 class Review(msgspec.Struct, frozen=True):
@@ -220,16 +268,6 @@ class Review(msgspec.Struct, frozen=True):
     detection: Detection
     own_level: Level | None = None
     suppressed: str = ""
-
-
-class Citation(msgspec.Struct, frozen=True):
-    """A knowledge entry that supports a sentence. `reason` says how it was found: 'tag' for a
-    link that the rule itself states (score 1.0), 'similarity' for nearest text (cosine)."""
-
-    id: str
-    title: str
-    score: float
-    reason: Literal["tag", "similarity"]
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -28,10 +28,13 @@ from appliance.assembly import (
     index_rules,
     load_configured_rules,
     open_experts,
+    open_sentinel,
 )
 from appliance.config import Config, FileSink, FilesSource, SyslogSink, SyslogSource
 from appliance.control import ask_daemon
 from appliance.correlate.incidents import Correlator
+from appliance.detect.sentinel.examine import Examiner
+from appliance.detect.sentinel.texts import write_texts
 from appliance.detect.sigma.load import load_rules
 from appliance.emit.syslog_tcp import look_up_address, parse_address
 from appliance.errors import ApplianceError, ModelError, ModelUnavailable, RuleError, StoreError
@@ -61,6 +64,18 @@ Row = dict[str, Any]
 KNOWN_TEXTS: Final = ("dump lsass memory", "OS Credential Dumping: LSASS Memory")
 KNOWN_COSINE: Final = 0.776
 COSINE_TOLERANCE: Final = 0.02
+#: A process start of an attack, and one of every day: the first must score above the second.
+KNOWN_ATTACK: Final = {
+    "ParentImage": "C:\\Windows\\System32\\cmd.exe",
+    "Image": "C:\\Windows\\System32\\rundll32.exe",
+    "CommandLine": "rundll32.exe C:\\Windows\\System32\\comsvcs.dll, MiniDump 624 "
+    "C:\\Users\\Public\\lsass.dmp full",
+}
+KNOWN_ORDINARY: Final = {
+    "ParentImage": "C:\\Windows\\System32\\services.exe",
+    "Image": "C:\\Windows\\System32\\svchost.exe",
+    "CommandLine": "C:\\Windows\\system32\\svchost.exe -k netsvcs -p -s Schedule",
+}
 #: A question to the knowledge base, and what must be among its first answers.
 KNOWN_QUESTION: Final = "dump lsass memory"
 KNOWN_ANSWER: Final = "T1003.001"
@@ -183,6 +198,34 @@ def check_models(scene: Scene) -> Iterator[Check]:
             yield from _check_base(folder, encoder)
     finally:
         encoder.close()
+
+
+def check_sentinel(scene: Scene) -> Iterator[Check]:
+    """The sentinel's files, and whether it tells a known attack from an ordinary event."""
+    parts = open_sentinel(scene.config, None)
+    if parts.examiner is None or parts.clients is None or parts.model is None:
+        words = {"switched off": "switched off by the configuration", "no model": "no model"}
+        right = parts.why_not in words
+        yield Check("sentinel", "ok" if right else "FAIL", words.get(parts.why_not, parts.why_not))
+        return
+    yield Check(
+        "sentinel", "ok", f"{parts.model.name} is what its manifest says, {parts.model.sha256[:16]}"
+    )
+    try:
+        parts.clients.start()
+        yield _check_scores(parts.examiner)
+    finally:
+        parts.close()
+
+
+def _check_scores(examiner: Examiner) -> Check:
+    texts = [write_texts("process", fields)[0] for fields in (KNOWN_ATTACK, KNOWN_ORDINARY)]
+    try:
+        attack, ordinary = examiner.score(texts)
+    except (ModelError, ModelUnavailable) as error:
+        return Check("sentinel's answer", "FAIL", str(error))
+    words = f"a known attack scores {attack:.3f}, an ordinary event {ordinary:.3f}"
+    return Check("sentinel's answer", "ok" if attack > ordinary else "FAIL", words)
 
 
 def _check_vector(encoder: EncoderClient) -> Check:
@@ -694,6 +737,7 @@ CHECKS: Final[dict[str, Callable[[Scene], Iterator[Check]]]] = {
     "daemon": check_daemon,
     "rules": check_rules,
     "models": check_models,
+    "sentinel": check_sentinel,
     "store": check_store,
     "clock": check_clock,
     "disk": check_disk,

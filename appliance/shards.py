@@ -17,6 +17,7 @@ import msgspec
 
 from appliance import child_environment
 from appliance.config import Config, Limits, dump_config
+from appliance.detect.sentinel.cache import key_text
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.errors import StoreError
 from appliance.pipeline import Reader, Work, read_records
@@ -43,6 +44,12 @@ STEADY_SECONDS = 60.0
 #: and says nothing for so long hangs.
 HUNG_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
+#: Texts of a worker's candidates of which it is still to be told whether they are ordinary; of
+#: those over it the worker sends the events again.
+MOST_ASKED_TEXTS = 10_000
+
+#: Told keys of texts with their kinds, gives those that the sentinel found ordinary.
+FindQuiet = Callable[[Mapping[bytes, str]], list[bytes]]
 
 
 class Source(Protocol):
@@ -230,7 +237,7 @@ def list_rule_errors(reader: Reader) -> dict[str, dict[str, Any]]:
 
 class RemoteShard:
     """Sources read by a worker process, which this supervises. `checkpoints` gives what is stored
-    of a source by its name."""
+    of a source by its name, `find_quiet` what the worker need not send to the sentinel again."""
 
     def __init__(
         self,
@@ -241,8 +248,11 @@ class RemoteShard:
         checkpoints: Callable[[str], list[Checkpoint]],
         clock: Callable[[], float],
         own: Own,
+        find_quiet: FindQuiet | None = None,
     ) -> None:
         self._own = own
+        self._find_quiet = find_quiet
+        self._asked: dict[bytes, str] = {}
         self._number = number
         self._names = tuple(names)
         self._config = dump_config(config)
@@ -278,11 +288,14 @@ class RemoteShard:
         except queue.Empty:
             return None
         self._taken = True
+        if self._find_quiet is not None:
+            for candidate in work.candidates:
+                self._asked.update((key_text(text), text.kind) for text in candidate.texts)
         return work
 
     def commit(self) -> None:
         """Tell the process that its work is stored."""
-        self._answer(Committed())
+        self._answer(Committed(self._list_quiet()))
         self._pause = FIRST_PAUSE_SECONDS
 
     def rewind(self) -> None:
@@ -323,6 +336,17 @@ class RemoteShard:
         self.begin_close()
         self._end()
 
+    def _list_quiet(self) -> tuple[bytes, ...]:
+        """What the process asked about that was found ordinary since."""
+        if self._find_quiet is None or not self._asked:
+            return ()
+        quiet = self._find_quiet(self._asked)
+        for key in quiet:
+            del self._asked[key]
+        while len(self._asked) > MOST_ASKED_TEXTS:
+            del self._asked[next(iter(self._asked))]
+        return tuple(quiet)
+
     def _find_hang(self) -> str:
         """Why the process is taken to hang, or nothing. One whose work waits here waits itself."""
         now = self._clock()
@@ -359,6 +383,7 @@ class RemoteShard:
             names=self._names,
             checkpoints=[point for name in self._names for point in self._checkpoints(name)],
             own=self._own,
+            sentinel=self._find_quiet is not None,
         )
         self._work = queue.SimpleQueue()
         self._taken = False

@@ -47,6 +47,10 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
         for name, cap in caps.items()
     }
     facts = live.get("sinks", {})
+    sentinel = _sum_up_sentinel(counts.get("sentinel", {}), live.get("sentinel", {}))
+    if "queue_cap" in sentinel:
+        depth, cap = sentinel["waiting"], sentinel["queue_cap"]
+        tables["sentinel"] = {"depth": depth, "cap": cap, "dropped": sentinel["skipped"]}
     return {
         **live,
         "state_dir": config.state_dir,
@@ -63,6 +67,7 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
             if scope.startswith("level:")
         },
         "rules": {**live.get("rules", {}), **_sum_up_rules(counts)},
+        "sentinel": sentinel,
         "queues": {**live.get("queues", {}), **tables},
         "sinks": [{**row, **facts.get(row["name"], {})} for row in store.sinks()],
         "last_findings": store.finding_bodies(limit=5),
@@ -76,6 +81,16 @@ def _sum_up_rules(counts: dict[str, dict[str, float]]) -> dict[str, int]:
         "fired": sum(1 for row in rows if row.get("fired")),
         "suppressed": int(sum(row.get("suppressed", 0) for row in rows)),
     }
+
+
+def _sum_up_sentinel(counts: dict[str, float], live: dict[str, Any]) -> dict[str, Any]:
+    """What the sentinel was given and what came of it, ever. What was put into its queue, was never
+    judged and waits no more is what a crash took: `unjudged`."""
+    names = ("events", "texts", "known", "at_once", "queued", "judged", "failed", "skipped")
+    row = {name: int(counts.get(name, 0)) for name in (*names, "repeated", "faults")}
+    left = row["queued"] - row["judged"] - row["failed"] - int(live.get("waiting", 0))
+    share = row["known"] / row["texts"] if row["texts"] else 0.0
+    return {**live, **row, "unjudged": max(0, left), "known_share": round(share, 4)}
 
 
 def _source_row(

@@ -28,6 +28,7 @@ from appliance.assembly import (
     settle_memory,
 )
 from appliance.config import parse_config
+from appliance.detect.sentinel.cache import QuietTexts
 from appliance.errors import ApplianceError
 from appliance.shards import LocalShard
 from appliance.worker_frames import (
@@ -43,6 +44,8 @@ from appliance.worker_frames import (
 
 IDLE_SECONDS: Final = 0.25
 FACTS_SECONDS: Final = 0.5
+#: Ordinary texts that a worker remembers, each at some 150 bytes.
+MOST_QUIET: Final = 100_000
 #: prctl(2): have the kernel end this process when the thread that started it ends.
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -66,7 +69,9 @@ class _Worker:
             time.time,
             begin.own,
         )
-        self._shard = LocalShard(sources, build_reader(config, detectors, rules), config.limits)
+        self._quiet = QuietTexts(min(config.sentinel.cache, MOST_QUIET)) if begin.sentinel else None
+        reader = build_reader(config, detectors, rules, quiet=self._quiet)
+        self._shard = LocalShard(sources, reader, config.limits)
         self._outward = outward
         self._inward = inward
         self._wake = Alarm()
@@ -94,7 +99,10 @@ class _Worker:
         if work is None:
             return False
         write_frame(self._outward, pack_work(work))
-        if isinstance(self._answers.get(), Committed):
+        answer = self._answers.get()
+        if isinstance(answer, Committed):
+            if self._quiet is not None:
+                self._quiet.learn(answer.quiet)
             self._shard.commit()
             return self._shard.has_more
         self._shard.rewind()

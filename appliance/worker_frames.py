@@ -23,16 +23,21 @@ T = TypeVar("T")
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """To the worker, first: the whole configuration, the sources that are its own, how far each
-    has been read, and which of the journal's entries are the daemon's."""
+    has been read, which of the journal's entries are the daemon's, and whether there is a sentinel
+    that wants candidates."""
 
     config: str
     names: tuple[str, ...]
     checkpoints: list[Checkpoint]
     own: Own
+    sentinel: bool = False
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
-    """To the worker: its work is stored."""
+    """To the worker: its work is stored. `quiet` are the texts of its candidates, of this work or
+    of earlier ones, that the sentinel found ordinary since (see sentinel/cache.key_text)."""
+
+    quiet: tuple[bytes, ...] = ()
 
 
 class Rewound(msgspec.Struct, frozen=True, tag="rewound"):
@@ -42,20 +47,23 @@ class Rewound(msgspec.Struct, frozen=True, tag="rewound"):
 class Did(msgspec.Struct, frozen=True, tag="did"):
     """From the worker: one batch's work. It waits for the answer. Each of `events` is there once,
     however many rules it met; `owners` names the event of each of the work's detections by its
-    place. `pack_work` makes one."""
+    place, `candidates` that of each of its candidates. `pack_work` makes one."""
 
     work: Work
     events: list[Event]
     owners: list[int]
+    candidates: list[int] = []
 
     def unpack(self) -> Work:
         """The work as it was. Raises ValueError when owners and events don't fit."""
         events = self.events
-        if any(not 0 <= owner < len(events) for owner in self.owners):
+        if any(not 0 <= owner < len(events) for owner in (*self.owners, *self.candidates)):
             raise ValueError("a detection of no event")
         pairs = zip(self.work.detections, self.owners, strict=True)
         detections = [msgspec.structs.replace(d, event=events[owner]) for d, owner in pairs]
-        return msgspec.structs.replace(self.work, detections=detections)
+        asked = zip(self.work.candidates, self.candidates, strict=True)
+        candidates = [msgspec.structs.replace(c, event=events[owner]) for c, owner in asked]
+        return msgspec.structs.replace(self.work, detections=detections, candidates=candidates)
 
 
 class Facts(msgspec.Struct, frozen=True, tag="facts"):
@@ -84,14 +92,19 @@ def pack_work(work: Work) -> Did:
     hundred times."""
     places: dict[int, int] = {}
     events: list[Event] = []
-    owners: list[int] = []
-    for found in work.detections:
-        place = places.setdefault(id(found.event), len(events))
-        if place == len(events):
-            events.append(found.event)
-        owners.append(place)
+
+    def place(event: Event) -> int:
+        number = places.setdefault(id(event), len(events))
+        if number == len(events):
+            events.append(event)
+        return number
+
+    owners = [place(found.event) for found in work.detections]
+    asked = [place(candidate.event) for candidate in work.candidates]
     bare = [msgspec.structs.replace(found, event=_NO_EVENT) for found in work.detections]
-    return Did(msgspec.structs.replace(work, detections=bare), events, owners)
+    blank = [msgspec.structs.replace(candidate, event=_NO_EVENT) for candidate in work.candidates]
+    packed = msgspec.structs.replace(work, detections=bare, candidates=blank)
+    return Did(packed, events, owners, asked)
 
 
 def write_frame(stream: IO[bytes], message: msgspec.Struct) -> None:
@@ -137,7 +150,7 @@ def _show_names(message: msgspec.Struct) -> msgspec.Struct:
             msgspec.structs.replace(event, record=show_record(event.record))
             for event in message.events
         ]
-        return Did(work, events, message.owners)
+        return Did(work, events, message.owners, message.candidates)
     if isinstance(message, Facts):
         return msgspec.convert(make_encodable(msgspec.to_builtins(message)), Facts)
     if isinstance(message, Failed):

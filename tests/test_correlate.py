@@ -208,6 +208,16 @@ def test_entities_and_findings_named_are_capped_and_the_count_is_not(line: Line)
     check_whole(line)
 
 
+def test_hosts_are_named_before_other_entities(line: Line) -> None:
+    """On how many an incident is must not depend on what else is in it."""
+    crowd = " ".join(f"f:{k}" for k in range(NAMED_ENTITIES + 5))
+    line.put(make_finding(0, T0, f"h:web u:eve {crowd}"))
+    line.put(make_finding(1, T0, "h:jump u:eve"))
+    named = line.only().entities
+    assert len(named) == NAMED_ENTITIES
+    assert {entity.value for entity in named if entity.kind == "host"} == {"web", "jump"}
+
+
 def test_notable_is_what_is_new_worse_further_or_wider(line: Line) -> None:
     steps: list[tuple[str, Level, list[str], bool]] = [
         ("h:a u:eve", "low", ["execution"], True),

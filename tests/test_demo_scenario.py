@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,8 @@ from appliance.decode import decode
 from appliance.detect.sensors import SensorDetector
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import load_rules
-from appliance.normalise import feeds, normalise
-from appliance.schema import Cursor, Detection, RawRecord, Sighting
+from appliance.normalise import feeds
+from appliance.schema import Cursor, Detection, RawRecord
 from tests.demo.plant import ORDINARY, SYSLOG_FILES, ZEEK_FILES
 from tests.demo.player import FILES, play
 from tests.demo.receiver import Received
@@ -26,6 +26,7 @@ from tests.demo.run import (
     compare_with_truth,
     judge_health,
     list_expected,
+    read_step,
 )
 from tests.demo.scenario import LENGTH_S, SILENCE, Step, begin_files, build_scenario
 from tests.demo.sensors import encode_audit_text, write_audit, write_zeek
@@ -40,20 +41,9 @@ def load_detector() -> SigmaDetector:
     return SigmaDetector(load_rules([RULES], feeds=feeds))
 
 
-def read_step(step: Step, position: int, start: float = START) -> Sighting:
-    """The step's line through decode and normalise, received when it was written, with its file's
-    header as the source gives it."""
-    data = step.line.encode()
-    cursor = Cursor("demo", step.file, position, position + 1)
-    header = begin_files(start).get(step.file, "").encode()
-    received = start + step.offset_s + 0.1
-    record = RawRecord(data, "demo", step.file, step.file, cursor, received, header=header)
-    return normalise(record, decode(record), zone=UTC)
-
-
 def detect_steps(steps: list[Step]) -> list[tuple[Step, list[Detection]]]:
     """Each step with what our rules and the sensors' own say of it."""
-    events = [(step, read_step(step, number)) for number, step in enumerate(steps)]
+    events = [(step, read_step(step, number, START)) for number, step in enumerate(steps)]
     detectors = (load_detector(), SensorDetector())
     silent = load_rules([RULES], feeds=feeds).silent  # only correlations ask for these
     return [
@@ -93,7 +83,7 @@ def test_nothing_ordinary_is_found() -> None:
 
 def test_every_line_is_read_and_its_time_known() -> None:
     for number, step in enumerate(build_scenario(START)):
-        event = read_step(step, number)
+        event = read_step(step, number, START)
         assert event.mapped
         assert event.time_known
         # Zeek's own form names no sensor.

@@ -18,7 +18,11 @@ def test_a_wheel_carries_rules_and_manifest(tmp_path: Path) -> None:
     assert {f"appliance/defaults/{path.as_posix()}" for path in rules} <= names
     assert "appliance/defaults/models/manifest.json" in names
     assert "appliance/py.typed" in names
-    assert not any(name.endswith((".gguf", ".faiss")) or "/tests/" in name for name in names)
+    mine = {name for name in names if name.startswith("appliance/defaults/models/sentinel/")}
+    files = ("sentinel.gguf", "sentinel.heads.safetensors", "sentinel.json")
+    assert mine == {f"appliance/defaults/models/sentinel/{name}" for name in files}
+    rest = names - mine
+    assert not any(name.endswith((".gguf", ".faiss")) or "/tests/" in name for name in rest)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 

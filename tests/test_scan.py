@@ -107,6 +107,8 @@ def test_with_the_model_every_finding_has_its_verdict(
     found = read_lines(first)
     assert {body["verdict"] for body in found} == {"suspicious"}
     for body in found:
+        if body["detector"] == "sentinel":  # it has no tags: what it cites is near
+            continue
         cited = {c["id"] for c in body["citations"] if c["reason"] == "tag"}
         # Those of industrial systems (T0...) are no part of the knowledge base.
         assert {key for key in body["techniques"] if not key.startswith("T0")} <= cited

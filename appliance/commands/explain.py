@@ -146,6 +146,9 @@ def _print_matched(view: View, facts: Body) -> None:
 
 
 def _print_votes(view: View, facts: Body) -> None:
+    for other in facts["finding"].get("agreement", []):
+        score = f", score {other['score']:.2f}" if "score" in other else ""
+        view.line(f"  agrees: {clean(other['detector'])} rule {clean(other['rule_id'])}{score}")
     for vote in facts["votes"]:
         view.line(
             f"  {clean(vote['expert'])}: {vote['label']}, confidence {vote['confidence']:.2f}: "

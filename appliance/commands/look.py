@@ -98,6 +98,7 @@ def _print_status(view: View, facts: Body) -> None:
     fired = ", ".join(f"{name} fired {count}" for name, count in facts["detectors"].items())
     view.line(f"detectors: {fired or 'none has fired'}")
     _print_models(view, facts)
+    _print_sentinel(view, facts["sentinel"])
     view.table(
         ["sink", "target", "delivered", "waiting", "refused", "lost", "state"],
         [
@@ -213,6 +214,35 @@ def _print_models(view: View, facts: Body) -> None:
         )
     if models["missing"]:
         view.line(f"knowledge: {clean(models['missing'])}", "yellow")
+
+
+def _print_sentinel(view: View, facts: Body) -> None:
+    """What the sentinel does, and what it could not."""
+    if facts.get("missing"):
+        view.line(f"sentinel: {clean(facts['missing'])}")
+    elif "processes" in facts:
+        phases = ", ".join(process["phase"] for process in facts["processes"])
+        view.line(
+            f"sentinel: {clean(facts['model'])} {facts['hash'][:16]}, {phases}, {facts['restarts']}"
+            f" restarts; {facts['per_second']:.0f} texts/s, {facts['waiting']} events wait"
+            + (f", {clean(facts['down'])}" if facts["down"] else "")
+        )
+    if not facts["events"]:
+        return
+    view.line(
+        f"sentinel: {facts['events']} events with {facts['texts']} texts, "
+        f"{facts['known_share']:.1%} known before; {facts['judged'] + facts['at_once']} judged"
+        + (f"; {facts['repeated']} findings were repeats" if facts["repeated"] else "")
+    )
+    gaps = (
+        ("skipped", "skipped, the queue was full"),
+        ("failed", "at which the model failed"),
+        ("unjudged", "not judged: they waited when the appliance last crashed or was stopped"),
+        ("faults", "faults"),
+    )
+    for name, what in gaps:
+        if facts[name]:
+            view.line(f"sentinel: {facts[name]} events {what}", "yellow")
 
 
 def read_selection(args: argparse.Namespace) -> Body:

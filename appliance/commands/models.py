@@ -1,4 +1,4 @@
-"""`model info|build` and `kb build|search|info`: the encoder and the knowledge base."""
+"""`model info|build` and `kb build|search|info`: the models and the knowledge base."""
 
 import argparse
 import sys
@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from appliance.assembly import load_heads
 from appliance.errors import ApplianceError, Exit, ModelError
 from appliance.inference.client import EncoderClient
 from appliance.inference.gguf_encoder import build_encoder, find_encoder_source
-from appliance.inference.manifest import read_pinned, verify_built
+from appliance.inference.manifest import read_pinned, verify_built, verify_sentinel
 from appliance.knowledge.base import KnowledgeBase
 from appliance.knowledge.build import build_base
 from appliance.knowledge.search import search_text
@@ -19,6 +20,7 @@ from appliance.places import (
     data_folders,
     find_knowledge,
     find_models,
+    find_sentinel,
     shipped_manifest,
 )
 from appliance.view import View, clean
@@ -64,12 +66,38 @@ def model_info(args: argparse.Namespace) -> Exit:
     built = verify_built(path)
     view = View()
     facts = {"path": str(path), "verified": True, **msgspec.to_builtins(built)}
+    facts["sentinel"] = describe_sentinel()
     if args.json:
         view.json(facts)
     else:
+        sentinel = facts.pop("sentinel")
         for name, value in facts.items():
             view.line(f"{name:<16} {clean(value)}")
+        for name, value in (sentinel or {"": "no model"}).items():
+            view.line(f"{('sentinel ' + name).strip():<16} {clean(value, 2000)}")
     return Exit.DONE
+
+
+def describe_sentinel() -> dict[str, Any] | None:
+    """What the sentinel is, its files verified; None where there is none. Raises ModelError when
+    they are not what its manifest says."""
+    path = find_sentinel()
+    if path is None:
+        return None
+    model = verify_sentinel(path)
+    about = load_heads(path, model).about
+    return {
+        "path": str(path),
+        "verified": True,
+        "name": model.name,
+        "sha256": model.sha256,
+        "dims": model.dims,
+        "tokens": model.tokens,
+        "techniques": len(about.techniques),
+        "thresholds": about.thresholds,
+        "trained": about.trained,
+        "recipe": about.recipe,
+    }
 
 
 def kb_build(args: argparse.Namespace) -> Exit:

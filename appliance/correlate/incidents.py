@@ -50,7 +50,7 @@ EVERYWHERE_USERS = frozenset(
 )
 
 #: Finding ids and entities that an incident itself names; the store knows all findings by incident.
-NAMED_FINDINGS = 32
+NAMED_FINDINGS = 64
 NAMED_ENTITIES = 64
 
 
@@ -264,7 +264,7 @@ class Correlator:
             kept,
             level=other.level if worse else kept.level,
             title=other.title if worse else kept.title,
-            entities=_union(kept.entities, other.entities)[:NAMED_ENTITIES],
+            entities=_name_entities(_union(kept.entities, other.entities)),
             findings=_union(kept.findings, other.findings)[:NAMED_FINDINGS],
             count=kept.count + other.count,
             tactics=_union(kept.tactics, other.tactics),
@@ -283,6 +283,17 @@ def _union(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(dict.fromkeys((*first, *second)))
 
 
+def _name_entities(entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
+    """As many as an incident names, the first ones; hosts before others, since on how many it is
+    says how far it went."""
+    if len(entities) <= NAMED_ENTITIES:
+        return entities
+    hosts = [entity for entity in entities if entity.kind == "host"][:NAMED_ENTITIES]
+    others = [entity for entity in entities if entity.kind != "host"]
+    named = {*hosts, *others[: NAMED_ENTITIES - len(hosts)]}
+    return tuple(entity for entity in entities if entity in named)
+
+
 def _add_finding(incident: Incident, finding: Finding) -> Incident:
     """The incident with one finding more; its title is that of its (first) worst finding."""
     detection = finding.detection
@@ -292,7 +303,7 @@ def _add_finding(incident: Incident, finding: Finding) -> Incident:
         incident,
         level=detection.level if worse else incident.level,
         title=detection.title if worse else incident.title,
-        entities=_union(incident.entities, event.entities)[:NAMED_ENTITIES],
+        entities=_name_entities(_union(incident.entities, event.entities)),
         findings=(*incident.findings, finding.id)[:NAMED_FINDINGS],
         count=incident.count + 1,
         tactics=_union(incident.tactics, detection.tactics),

@@ -21,6 +21,7 @@ from appliance.schema import (
     Incident,
     LogSource,
     MessageKind,
+    Opinion,
     RuleInfo,
     Verdict,
     VerdictLabel,
@@ -152,6 +153,31 @@ def render_origin(event: Event, rule: RuleInfo) -> dict[str, Any]:
             "line": rule.line,
             "hash": cap_text(rule.hash, MAX_NAME),
         },
+    }
+
+
+def render_opinion(opinion: Opinion) -> dict[str, Any]:
+    """What the sentinel's finding has beside: kind and text as the model read it, the threshold
+    and the budget it is for, the techniques it takes the event for, the words that weigh most
+    (by how much the log-odds fall without each)."""
+    return {
+        "kind": opinion.kind,
+        "text": cap_text(opinion.text, MAX_VALUE),
+        "threshold": opinion.threshold,
+        "budget": opinion.budget,
+        "techniques": [
+            {
+                "technique": cap_text(guess.technique, MAX_NAME),
+                "score": guess.score,
+                "probability": guess.probability,
+                "cosine": guess.cosine,
+            }
+            for guess in opinion.techniques[:MAX_TAGS]
+        ],
+        "words": [
+            {"word": cap_text(weight.word, MAX_NAME), "weight": weight.weight}
+            for weight in opinion.words[:MAX_MATCHED]
+        ],
     }
 
 

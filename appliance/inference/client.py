@@ -34,7 +34,7 @@ from appliance.inference.frames import (
     pack_frame,
     tidy_text,
 )
-from appliance.inference.manifest import BuiltModel, verify_built
+from appliance.inference.manifest import BuiltModel, SentinelModel, verify_built, verify_sentinel
 
 #: Seconds a worker may take to answer one request of up to `MAX_TEXTS` texts.
 REQUEST_TIMEOUT: Final = 10.0
@@ -72,6 +72,9 @@ class EncoderClient:
     """Turns texts into unit vectors with the help of one worker process. Thread-safe: callers
     take turns."""
 
+    #: What else the worker is told on its command line.
+    flags: tuple[str, ...] = ()
+
     def __init__(
         self,
         model: Path,
@@ -88,7 +91,7 @@ class EncoderClient:
         self._verbose = verbose
         self._decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
         self._lock = threading.Lock()
-        self._built: BuiltModel | None = None
+        self._built: BuiltModel | SentinelModel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._closed = True
@@ -183,10 +186,13 @@ class EncoderClient:
                 self._spawner.shutdown(wait=False)
                 self._spawner = None
 
-    def _manifest(self) -> BuiltModel:
+    def _manifest(self) -> BuiltModel | SentinelModel:
         if self._built is None:
-            self._built = verify_built(self._model)
+            self._built = self._verify()
         return self._built
+
+    def _verify(self) -> BuiltModel | SentinelModel:
+        return verify_built(self._model)
 
     def _require_worker(self) -> None:
         """A running worker, or ModelUnavailable. A worker that died unasked is a failure too."""
@@ -220,7 +226,7 @@ class EncoderClient:
 
     def _popen(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-m", "appliance.inference.worker"]
-        command += ["--model", str(self._model), "--parent", str(os.getpid())]
+        command += ["--model", str(self._model), "--parent", str(os.getpid()), *self.flags]
         if self._verbose:
             command.append("--verbose")
         return subprocess.Popen(
@@ -348,6 +354,69 @@ class EncoderClient:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+
+
+class SentinelClient(EncoderClient):
+    """The same for the sentinel: `embed` gives the means over its last layer, of no length in
+    particular; a text's first tokens count, as many as the model reads. The worker gives way to
+    the line on a full core."""
+
+    flags = ("--sentinel",)
+
+    def _verify(self) -> SentinelModel:
+        return verify_sentinel(self._model)
+
+
+class SentinelClients:
+    """Several of them, for a machine with a core to spare for each. Thread-safe."""
+
+    def __init__(self, model: Path, processes: int) -> None:
+        self.members = [SentinelClient(model) for _ in range(processes)]
+        self._threads = ThreadPoolExecutor(processes, "sentinel") if processes > 1 else None
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the model file. Raises ModelError."""
+        return self.members[0].model_hash
+
+    def start(self) -> None:
+        """Start all. Raises ModelError."""
+        for member in self.members:
+            member.start()
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Whether all have loaded the model, each waited for up to `timeout` seconds."""
+        return all(member.wait_ready(timeout) for member in self.members)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As SentinelClient's, each member taking its share. Raises ModelUnavailable when one of
+        them is."""
+        if self._threads is None or len(texts) < 2 * len(self.members):
+            return self.members[0].embed(texts)
+        # Dealt out by length, so that all end at about the same time.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        count = len(self.members)
+        shares = [order[first::count] for first in range(count)]
+        jobs = [
+            self._threads.submit(member.embed, [texts[place] for place in share])
+            for member, share in zip(self.members, shares, strict=True)
+        ]
+        rows = [job.result() for job in jobs]
+        found = np.empty((len(texts), rows[0].shape[1]), np.float32)
+        for share, vectors in zip(shares, rows, strict=True):
+            found[share] = vectors
+        return found
+
+    def states(self) -> list[EncoderState]:
+        """What is known of each now."""
+        return [member.state() for member in self.members]
+
+    def close(self) -> None:
+        """End all."""
+        for member in self.members:
+            member.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
 
 
 def _worker_environment() -> dict[str, str]:

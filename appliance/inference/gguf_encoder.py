@@ -217,19 +217,36 @@ def _write_gguf(
     tensors: dict[str, NDArray[np.float32]],
     pinned: PinnedModel,
 ) -> None:
+    name = f"{pinned.package} {pinned.package_version}"
+    write_gguf(path, config, tokens, tensors, name=name, licence=pinned.licence)
+
+
+def write_gguf(
+    path: Path,
+    config: BertConfig,
+    tokens: list[str],
+    tensors: dict[str, NDArray[np.float32]],
+    *,
+    name: str,
+    licence: str,
+    weights: str = "Q8_0",
+) -> None:
+    """Write a BERT with mean pooling, fsynced. `tokens` is a WordPiece vocabulary as BERT writes
+    it, `tensors` have GGUF's names. `weights` is the ggml type of the matrices: "F32", or one that
+    gguf can quantize to ("Q8_0", "Q5_0", "Q4_0"). Raises ModelError without the `build` extra."""
     try:
         import gguf  # noqa: PLC0415 - only in the build extra
     except ImportError as error:
         raise ModelError(f"building needs the extra 'build': {error}") from error
     writer = gguf.GGUFWriter(path, "bert")
-    _add_architecture(writer, config, pinned)
+    _add_architecture(writer, config, name, licence, weights)
     _add_tokenizer(writer, config, tokens)
-    q8_0 = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in tensors.items():
-        if tensor.ndim == 2 and name not in _KEEP_F32:
-            writer.add_tensor(name, gguf.quants.quantize(tensor, q8_0), raw_dtype=q8_0)
+    kind = gguf.GGMLQuantizationType[weights]
+    for key, tensor in tensors.items():
+        if tensor.ndim == 2 and key not in _KEEP_F32:
+            writer.add_tensor(key, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
         else:
-            writer.add_tensor(name, tensor)
+            writer.add_tensor(key, tensor)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -243,11 +260,13 @@ def _write_gguf(
         os.close(descriptor)
 
 
-def _add_architecture(writer: Any, config: BertConfig, pinned: PinnedModel) -> None:
+def _add_architecture(
+    writer: Any, config: BertConfig, name: str, licence: str, weights: str
+) -> None:
     import gguf  # noqa: PLC0415 - only in the build extra
 
-    writer.add_name(f"{pinned.package} {pinned.package_version}")
-    writer.add_license(pinned.licence)
+    writer.add_name(name)
+    writer.add_license(licence)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -256,7 +275,8 @@ def _add_architecture(writer: Any, config: BertConfig, pinned: PinnedModel) -> N
     writer.add_layer_norm_eps(config.layer_norm_eps)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.MEAN)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    file_type = "ALL_F32" if weights == "F32" else f"MOSTLY_{weights}"
+    writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 

@@ -17,6 +17,11 @@ from appliance.errors import ModelError
 #: File name of the built manifest, in the same folder as the model file.
 MANIFEST_NAME: Final = "manifest.json"
 
+#: File name of the sentinel's manifest, in the folder of its files, and those files.
+SENTINEL_MANIFEST: Final = "sentinel.json"
+SENTINEL_FILE: Final = "sentinel.gguf"
+SENTINEL_HEADS: Final = "sentinel.heads.safetensors"
+
 #: A manifest is read whole into memory: no honest one comes near this many bytes.
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
@@ -64,6 +69,25 @@ class BuiltModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_by: str
 
 
+class SentinelModel(msgspec.Struct, frozen=True):
+    """What a trained sentinel is: `files` maps the names of its files, beside this manifest, to
+    their SHA-256 in hex; `dims` is the length of its vectors, `tokens` how many it reads of a text
+    (0: as many as its file says). What else the recipe wrote there is for readers."""
+
+    format: Literal[1]
+    name: str
+    dims: int
+    files: dict[str, str]
+    tokens: int = 0
+    trained: str = ""
+    licence: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """That of the GGUF file."""
+        return self.files[SENTINEL_FILE]
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of the file as 64 hex digits. Raises ModelError when it cannot be read."""
     state = hashlib.sha256()
@@ -101,6 +125,25 @@ def verify_built(model: Path) -> BuiltModel:
     built = read_built(model)
     check_hash(model, built.sha256)
     return built
+
+
+def read_sentinel(model: Path) -> SentinelModel:
+    """The manifest beside a sentinel's GGUF file. Raises ModelError when it is missing, unreadable
+    or does not name its files."""
+    path = model.parent / SENTINEL_MANIFEST
+    read = _read_json(path, SentinelModel)
+    missing = {SENTINEL_FILE, SENTINEL_HEADS} - set(read.files)
+    if model.name != SENTINEL_FILE or missing:
+        raise ModelError(f"{path}: says nothing of {', '.join(sorted(missing)) or model.name}")
+    return read
+
+
+def verify_sentinel(model: Path) -> SentinelModel:
+    """Read the manifest beside a sentinel's GGUF file and check that file against it. Raises
+    ModelError when its SHA-256 is another."""
+    read = read_sentinel(model)
+    check_hash(model, read.sha256)
+    return read
 
 
 def check_hash(path: Path, expected: str) -> None:

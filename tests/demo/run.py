@@ -16,12 +16,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from appliance.decode import decode
+from appliance.detect.sentinel.texts import list_texts
+from appliance.normalise import normalise
+from appliance.schema import Cursor, RawRecord, Sighting
 from appliance.view import LEVEL_STYLES, clean
 from tests.demo.plant import JUMP_HOST, ORDINARY, SERVER, WEB_SERVER, WORKSTATION
 from tests.demo.player import play
@@ -102,9 +107,35 @@ def list_expected(steps: list[Step]) -> Counter[str]:
 def compare_with_truth(steps: list[Step], messages: list[Received]) -> tuple[list[str], list[str]]:
     """Titles that should have come and did not, and titles that came and should not have."""
     expected = list_expected(steps)
-    ids = {m.params["id"]: m.params["title"] for m in messages if m.kind == "FINDING"}
+    rules = [m for m in messages if m.kind == "FINDING" and not is_sentinel(m.params)]
+    ids = {m.params["id"]: m.params["title"] for m in rules}
     found = Counter(ids.values())
     return sorted((expected - found).elements()), sorted((found - expected).elements())
+
+
+def is_sentinel(params: Mapping[str, str]) -> bool:
+    """Whether a finding is the sentinel's."""
+    return params.get("rule", "").startswith("sentinel:")
+
+
+def judge_sentinel(steps: Sequence[Step], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Texts that the sentinel found and that no step of the intrusion has. `rows` are the findings
+    of `appliance findings --json`."""
+    events = [read_step(step) for step in steps if step.note != ORDINARY]
+    theirs = {text.text for event in events for text in list_texts(event.views, event.host)}
+    found = [row["sentinel"]["text"] for row in rows if row["detector"] == "sentinel"]
+    return [f"{text} (sentinel)" for text in found if text not in theirs]
+
+
+def read_step(step: Step, position: int = 0, start: float = 0.0) -> Sighting:
+    """The step's line through decode and normalise, received when it was written, with its file's
+    header as the source gives it."""
+    data = step.line.encode()
+    cursor = Cursor("demo", step.file, position, position + 1)
+    header = begin_files(start).get(step.file, "").encode()
+    received = start + step.offset_s + 0.1
+    record = RawRecord(data, "demo", step.file, step.file, cursor, received, header=header)
+    return normalise(record, decode(record), zone=UTC)
 
 
 def compare_incidents(
@@ -119,6 +150,8 @@ def compare_incidents(
     has gone into another.
     """
     findings = {m.params["id"]: m.params for m in messages if m.kind == "FINDING"}
+    models = {key for key, params in findings.items() if is_sentinel(params)}
+    findings = {key: params for key, params in findings.items() if key not in models}
     found = {key: params.get("incident", "") for key, params in findings.items()}
     silent = {key for key, params in findings.items() if params["title"] == SILENCE.truth}
     last = {m.params["id"]: m.params for m in messages if m.kind == "INCIDENT"}
@@ -132,7 +165,7 @@ def compare_incidents(
     ]
     wrong = _judge_incidents("by syslog", told, silent, steps)
     if listed is not None:
-        shown = [(row["level"], row["hosts"], set(row["findings"])) for row in listed]
+        shown = [(row["level"], row["hosts"], set(row["findings"]) - models) for row in listed]
         wrong += _judge_incidents("by `appliance incidents`", shown, silent, steps)
         if len(told) == len(shown) and not all(
             any(held == other for _, _, other in shown) for _, _, held in told
@@ -223,7 +256,12 @@ def run_demo(folder: Path) -> int:
         sys.stdout.write(stage.ask("incidents") + "\n")
         sys.stdout.flush()
         listed, status = stage.ask_json("incidents"), stage.ask_json("status")
-        assert isinstance(listed, list) and isinstance(status, dict)
+        rows = stage.ask_json("findings")
+        assert isinstance(listed, list) and isinstance(status, dict) and isinstance(rows, list)
+        strange = judge_sentinel(steps, rows)
+        surplus += strange
+        seen = sum(row["detector"] == "sentinel" for row in rows) - len(strange)
+        screen.say(f"beside the rules the sentinel found {seen} records of the intrusion")
         wrong = compare_incidents(steps, messages, listed) + judge_health(screen.beats, status)
     finally:
         code = stage.close()
