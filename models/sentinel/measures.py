@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance import sentinel_metrics
 from models.sentinel.rows import Example
 
 Scores = NDArray[np.float64]
@@ -16,21 +17,16 @@ _CAPTURES: Final = ("evtx-attack-samples", "security-datasets", "ordinary")
 
 
 def measure_auroc(scores: Scores, labels: NDArray[np.int64]) -> float:
-    """Chance that an attack (label 1) scores above an ordinary row (0), ties counted half. NaN
+    """Area under the ROC curve of attacks (label 1) against ordinary rows (0), others left out; NaN
     where one of the two is missing."""
-    attacks = int((labels == 1).sum())
-    ordinary = int((labels == 0).sum())
-    if not attacks or not ordinary:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2)[inverse]
-    above = ranks[labels == 1].sum() - attacks * (attacks + 1) / 2
-    return float(above / (attacks * ordinary))
+    known = labels >= 0
+    found = sentinel_metrics.measure_auroc(labels[known], scores[known])
+    return float("nan") if found is None else found
 
 
 def measure_recall(scores: Scores, labels: NDArray[np.int64], false_share: float) -> float:
-    """Share of attacks above the score that `false_share` of the ordinary rows reach."""
+    """Share of attacks above the score that `false_share` of the ordinary rows reach, also where
+    these are so few that none may."""
     ordinary = np.sort(scores[labels == 0])
     attacks = scores[labels == 1]
     if not len(ordinary) or not len(attacks):
