@@ -243,7 +243,7 @@ class Correlator:
             status="open",
             level=detection.level,
             title=detection.title,
-            entities=detection.event.entities[:NAMED_ENTITIES],
+            entities=_name_entities(detection.event.entities),
             findings=(finding.id,),
             count=1,
             tactics=detection.tactics,

@@ -58,7 +58,6 @@ _MAX_REPEAT: Final = 255
 #: and without those at which lines end.
 _DIGITS: Final = [chr(code) for code in range(1, 32) if code not in (9, 10, 11, 12, 13, 28, 29, 30)]
 _TAG_DIGIT: Final = re.compile(f"[{''.join(_DIGITS)}]")
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 #: Sets of field names whose layout is remembered at once: a log chooses its own names.
 _MAX_LAYOUTS: Final = 512
 #: Literals of a rule's `not` parts that are looked for, where its clauses are not as rare as this
@@ -90,8 +89,6 @@ _EXPRESSION_FLAGS: Final = hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_MUL
 _NUMERAL: Final = re.compile(r"[-+.0-9a-fxintrulsy]*")
 #: UTF-8 of the only characters beyond ASCII whose folded form is in it: U+017F (s), U+212A (k).
 _FOLDS_PLAIN: Final = re.compile(b"\xc5\xbf|\xe2\x84\xaa")
-#: Types of values whose text is no more than a numeral.
-_NUMERAL_TYPES: Final = frozenset({int, float, bool, type(None)})
 
 Clause = frozenset[Atom]
 #: Patterns with their flags, as Hyperscan compiles them; a pattern's place is its number.
