@@ -466,8 +466,15 @@ def _log_fields(part: str) -> dict[str, str]:
 
 def run_daemon(config: Config, path: Path | None = None, on_step: OnStep = ignore_step) -> None:
     """`appliance run`: until SIGTERM or SIGINT. Raises ApplianceError when it can't start."""
+    early: set[int] = set()  # opening takes seconds, and a signal may come meanwhile
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: early.add(number))
     daemon = Daemon(config, path=path, on_step=on_step)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     signal.signal(signal.SIGHUP, lambda *_: daemon.reload())
+    if signal.SIGHUP in early:
+        daemon.reload()
+    if early & {signal.SIGTERM, signal.SIGINT}:
+        daemon.stop()
     daemon.run()

@@ -14,6 +14,7 @@ import pytest
 from appliance.cli import main
 from appliance.daemon import Daemon
 from appliance.store import Store
+from tests.rows import read_rows
 
 RULE = """title: Root Login
 id: 11111111-2222-4333-8444-555555555555
@@ -70,9 +71,7 @@ class Site:
         out = self.folder / "out.jsonl"
 
         def read() -> list[dict[str, Any]]:
-            lines = out.read_bytes().splitlines() if out.exists() else []
-            bodies = [json.loads(line) for line in lines]
-            return [body for body in bodies if body["kind"] == "finding"]
+            return [body for body in read_rows(out) if body["kind"] == "finding"]
 
         daemon = Daemon(load_config(self.config))
         thread = threading.Thread(target=daemon.run)

@@ -42,6 +42,7 @@ from appliance.selftest import (
 )
 from appliance.store import Store
 from tests.builders import T0, make_batch
+from tests.rows import read_rows
 from tests.test_commands_explain import wait_for
 from tests.test_config import no_rights
 
@@ -150,8 +151,7 @@ def test_running(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
                      "store", "source auth", "sink out", "sink siem", "rights of the state",
                      "rights of the control socket"):  # fmt: skip
             assert checks[what].state == "ok", checks[what]
-        lines = (place.folder / "out.jsonl").read_bytes().splitlines()
-        canary = json.loads(lines[-1])
+        canary = read_rows(place.folder / "out.jsonl")[-1]
         assert canary["level"] == "informational"
         assert canary["id"].startswith(checks["canary"].words.split()[1])
         # What no configuration names is seen.
@@ -518,7 +518,7 @@ def test_sink_test_with_a_daemon(place: Place, capsys: pytest.CaptureFixture[str
             ("out", True), ("siem", True),
         ]  # fmt: skip
         assert b" TEST [test@32473 id=" in place.receiver.recv(9000)
-        body = json.loads((place.folder / "out.jsonl").read_bytes().splitlines()[-1])
+        body = read_rows(place.folder / "out.jsonl")[-1]
         assert body["kind"] == "test"
         code, said, _ = command(capsys, *words[:2], "out", *words[2:])
         assert code == 0

@@ -23,6 +23,7 @@ import pytest
 from appliance.control import ask_daemon
 from appliance.errors import ApplianceError
 from tests.crash.scene import RULE
+from tests.rows import read_rows
 from tests.test_daemon import wait_for
 
 #: Processes that are killed; hundreds were by hand.
@@ -140,8 +141,7 @@ class Scene:
         return False
 
     def findings(self) -> list[dict[str, Any]]:
-        path = self.folder / "findings.jsonl"
-        rows = [json.loads(row) for row in path.read_bytes().splitlines()] if path.exists() else []
+        rows = read_rows(self.folder / "findings.jsonl")
         return [row for row in rows if row["kind"] == "finding"]
 
     def count_marks(self) -> Counter[str]:

@@ -22,6 +22,7 @@ from appliance.control import ask_daemon
 from appliance.daemon import Daemon
 from appliance.errors import ApplianceError, StoreError
 from appliance.store import Batch
+from tests.rows import read_rows
 
 ROOT_LOGIN = "Accepted password for root from 203.0.113.9 port 50022 ssh2"
 TITLE = "Root Logged In Over SSH With a Password"
@@ -78,10 +79,7 @@ class Box:
             out.write(f"Nov 22 09:00:00 {host} sshd[71]: {text}\n")
 
     def findings(self) -> list[dict[str, Any]]:
-        if not self.out.exists():
-            return []
-        rows = [json.loads(line) for line in self.out.read_bytes().splitlines()]
-        return [row for row in rows if row["kind"] != "heartbeat"]
+        return [row for row in read_rows(self.out) if row["kind"] != "heartbeat"]
 
     def ask(self) -> dict[str, Any]:
         answer = ask_daemon(self.config.control_path, {"ask": "status"})

@@ -19,6 +19,7 @@ from appliance.daemon import MOST_ASKED, Daemon
 from appliance.errors import ApplianceError, StoreError
 from appliance.health import Health, detect_trouble, show_span
 from appliance.store import MIGRATIONS, Store
+from tests.rows import read_rows
 from tests.test_daemon import ROOT_LOGIN, Box, command, wait_for
 
 NOW = 1_790_000_000.0
@@ -278,12 +279,9 @@ def test_heartbeats_come_with_totals(box: Box) -> None:
     box.start()
 
     def beats() -> list[dict[str, Any]]:
-        import json
+        return [row for row in read_rows(box.out) if row["kind"] == "heartbeat"]
 
-        rows = [json.loads(line) for line in box.out.read_bytes().splitlines()]
-        return [row for row in rows if row["kind"] == "heartbeat"]
-
-    wait_for(lambda: box.out.exists() and len(beats()) >= 4)
+    wait_for(lambda: len(beats()) >= 4)
     last = beats()[-1]
     assert last["healthy"] is True
     assert (last["seen"], last["decoded"], last["findings"]) == (2, 2, 1)

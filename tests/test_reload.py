@@ -1,6 +1,5 @@
 """Reload: the new engine is built whole, then takes the old one's place; or nothing changes."""
 
-import json
 import tempfile
 import threading
 import time
@@ -12,6 +11,7 @@ import pytest
 from appliance.config import load_config
 from appliance.daemon import Daemon
 from appliance.errors import StoreError
+from tests.rows import read_rows
 from tests.test_daemon import ROOT_LOGIN, Box, wait_for
 
 RULE = """\
@@ -155,8 +155,8 @@ def test_another_sink(box: FileBox) -> None:
     wait_for(lambda: len(box.ask()["sinks"]) == 2)
     box.append(ROOT_LOGIN)
     wait_for(lambda: len(box.titles()) == 2)
-    wait_for(lambda: second.exists() and len(second.read_bytes().splitlines()) == 1)
-    assert json.loads(second.read_bytes())["id"] == box.findings()[1]["id"]
+    wait_for(lambda: len(read_rows(second)) == 1)
+    assert read_rows(second)[0]["id"] == box.findings()[1]["id"]
 
 
 def test_a_new_rule_that_is_refused_keeps_the_others_from_nothing(box: FileBox) -> None:

@@ -163,6 +163,40 @@ def test_a_daemon_that_cannot_start_closes_what_it_opened(box: Box) -> None:
     wait_for(lambda: len(box.findings()) == 1)
 
 
+#: A daemon that gets a signal while it opens, and says how often it loaded its configuration.
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+import appliance.daemon as daemon
+from appliance.config import load_config
+bind, load, loads = daemon.ControlServer, daemon.load_config, []
+def signalled(*words):
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    return bind(*words)
+def loading(path):
+    loads.append(path)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return load(path)
+daemon.ControlServer, daemon.load_config = signalled, loading
+path = Path(sys.argv[1])
+daemon.run_daemon(load_config(path), path)
+print(len(loads))
+"""
+
+
+@pytest.mark.parametrize(("name", "loads"), [("SIGTERM", 0), ("SIGINT", 0), ("SIGHUP", 1)])
+def test_a_signal_while_it_opens_is_not_lost(box: Box, name: str, loads: int) -> None:
+    config = box.folder / "c.yaml"
+    config.write_text(
+        f"state_dir: {box.folder}/state\nmodel: false\nsources: [{{name: a, paths: [{box.log}]}}]\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(config), name],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, f"{loads}\n"), ended.stderr
+
+
 def test_sigterm_ends_the_command(box: Box) -> None:
     config = box.folder / "c.yaml"
     config.write_text(

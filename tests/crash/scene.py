@@ -18,6 +18,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from appliance.config import load_config
+from appliance.control import ask_daemon
+from appliance.errors import ApplianceError
+from tests.rows import read_rows
+
 RULE = """\
 title: Marked Line
 id: 6f1c3f7e-2d0b-4b52-9a4b-6c2f0d8f5a11
@@ -133,6 +138,7 @@ class Scene:
         (folder / "rules" / "marked.yml").write_text(RULE)
         self.config = folder / "appliance.yaml"
         self.config.write_text(CONFIG.format(folder=folder, port=self.collector.port))
+        self._control = load_config(self.config).control_path
         self.daemon: subprocess.Popen[bytes] | None = None
         self._log = (folder / "daemon.log").open("ab")
 
@@ -218,7 +224,13 @@ class Scene:
             )[0]
         except sqlite3.Error:
             return False
-        return seen == self.lines and waiting == 0
+        if seen != self.lines or waiting:
+            return False
+        # All may have been there before this daemon began: it is at rest once it answers.
+        try:
+            return ask_daemon(self._control, {"ask": "status"}) is not None
+        except ApplianceError:
+            return False
 
     def _read_store(self, query: str) -> list[tuple[object, ...]]:
         db = sqlite3.connect(f"file:{self.folder}/state/store.db?mode=ro", uri=True)
@@ -237,8 +249,7 @@ class Scene:
             problems.append(f"{self.lines} lines were written, {seen} are counted")
         stored = [json.loads(str(body, "utf-8")) for (body,) in self._read_bodies()]
         problems += self._compare("store", stored)
-        lines = (self.folder / "findings.jsonl").read_bytes().splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_rows(self.folder / "findings.jsonl")
         written = [row for row in rows if row["kind"] == "finding"]
         problems += self._compare("JSON file", written)
         ids = {body["id"] for body in stored}
