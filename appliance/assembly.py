@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from appliance.config import Source as SourceSpec
 from appliance.correlate.incidents import CorrelationLimits, Correlator
 from appliance.decode import Decoder
 from appliance.decode.custom import build_json_decoder, build_pattern_decoder
+from appliance.detect.indicators.detector import DETECTOR as INDICATORS
+from appliance.detect.indicators.detector import IndicatorDetector
 from appliance.detect.sensors import SensorDetector
 from appliance.detect.sentinel.examine import Examiner, Near
 from appliance.detect.sentinel.heads import SPACE, Heads
@@ -32,8 +34,19 @@ from appliance.detect.sigma.pipelines import read_pipelines
 from appliance.detect.sigma.rule_cache import load_cached
 from appliance.errors import ModelError, ModelUnavailable, RuleError, StoreError
 from appliance.feeding import choose_shapes, list_feeds, read_seen
+from appliance.indicator_files import open_base_indicators, open_indicator_files
 from appliance.inference.client import EncoderClient, SentinelClients
-from appliance.inference.manifest import SENTINEL_HEADS, SentinelModel, check_hash, read_sentinel
+from appliance.inference.manifest import (
+    SENTINEL_HEADS,
+    SENTINEL_TECHNIQUES,
+    SentinelModel,
+    check_hash,
+    read_checked,
+    read_sentinel,
+)
+from appliance.inference.ngrams import TechniqueNgrams
+from appliance.inventory.ledger import SoftwareLedger
+from appliance.inventory.observe import Inventory
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
 from appliance.knowledge.base import KnowledgeBase
@@ -269,13 +282,15 @@ def open_sentinel(config: Config, base: KnowledgeBase | None) -> SentinelParts:
         return SentinelParts(why_not="no model")
     try:
         model = read_sentinel(path)
-        check_hash(path, model.sha256)
+        for name, expected in model.files.items():
+            check_hash(path.parent / name, expected)
         heads = load_heads(path, model)
+        beside = load_techniques(path, model, len(heads.about.techniques))
     except ModelError as error:
         return SentinelParts(why_not=str(error))
     clients = SentinelClients(path, settings.processes)
     near = _Techniques(base) if base is not None and base.info().manifest.dims == SPACE else None
-    examiner = Examiner(heads, clients, near, settings.budget)
+    examiner = Examiner(heads, clients, near, settings.budget, beside)
     return SentinelParts(clients, examiner, model)
 
 
@@ -283,15 +298,23 @@ def load_heads(path: Path, model: SentinelModel) -> Heads:
     """The heads beside the sentinel's GGUF file. Raises ModelError when they are not what the
     manifest says, or are another model's."""
     beside = path.parent / SENTINEL_HEADS
-    check_hash(beside, model.files[SENTINEL_HEADS])
-    try:
-        raw = beside.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{beside}: cannot be read: {error.strerror}") from error
-    heads = Heads.parse(raw, str(beside))
+    heads = Heads.parse(read_checked(beside, model.files[SENTINEL_HEADS]), str(beside))
     if heads.dims != model.dims:
         raise ModelError(f"{beside}: of {heads.dims} dimensions, the model has {model.dims}")
     return heads
+
+
+def load_techniques(path: Path, model: SentinelModel, count: int) -> TechniqueNgrams | None:
+    """What tells `count` techniques apart by n-grams, where the model has it. Raises as
+    `load_heads`."""
+    expected = model.files.get(SENTINEL_TECHNIQUES)
+    if expected is None:
+        return None
+    beside = path.parent / SENTINEL_TECHNIQUES
+    found = TechniqueNgrams.parse(read_checked(beside, expected), str(beside))
+    if found.count != count:
+        raise ModelError(f"{beside}: of {found.count} techniques, the heads have {count}")
+    return found
 
 
 def build_queue(
@@ -340,17 +363,37 @@ def build_judge(
     return Bench(experts.expert, known=known, queue_cap=config.limits.judge_queue, **settings)
 
 
+def open_indicators(config: Config, folder: Path | None = None) -> IndicatorDetector | None:
+    """The indicators' detector, of the files that the configuration names and of what was imported
+    into the knowledge base; None where there are none. What is compiled for it is kept in `folder`,
+    that of the state when None. Raises ModelError for a named file that can't be read or is
+    damaged: without it the line would miss what it was told to find."""
+    kept = folder if folder is not None else Path(config.state_dir) / "indicators"
+    files = open_indicator_files(config.indicators, kept)
+    if (base := find_knowledge(config.knowledge_dir)) is not None:
+        with suppress(ModelError):  # the experts say what is wrong with it
+            files += open_base_indicators(base, kept)
+    return IndicatorDetector(files) if files else None
+
+
+#: A detector that is built here.
+BuiltDetector = SigmaDetector | SensorDetector | IndicatorDetector
+
+
 def build_detectors(
-    rules: RuleSet, cache: Cache | None = None
-) -> dict[str, SigmaDetector | SensorDetector]:
+    rules: RuleSet, cache: Cache | None = None, indicators: IndicatorDetector | None = None
+) -> dict[str, BuiltDetector]:
     """Every detector there is: an auditor sees here all that can raise a finding."""
     kept = None if cache is None else IndexCache(cache)
     sigma = SigmaDetector(rules, cache=kept, patience=PLAIN_EVENTS)
-    return {"sigma": sigma, "sensors": SensorDetector()}
+    built: dict[str, BuiltDetector] = {"sigma": sigma, "sensors": SensorDetector()}
+    if indicators is not None:
+        built[INDICATORS] = indicators
+    return built
 
 
 def prepare_detectors(
-    detectors: Mapping[str, SigmaDetector | SensorDetector],
+    detectors: Mapping[str, BuiltDetector],
     config: Config,
     counts: Mapping[str, Mapping[str, float]],
     names: Sequence[str] | None = None,
@@ -398,7 +441,13 @@ def build_reader(
         formats=formats,
         watched=list_watched(rules.correlations, rules.silent) if rules else {},
         quiet=quiet,
+        inventory=Inventory(),
     )
+
+
+def open_inventory(store: Store) -> SoftwareLedger:
+    """The inventory as the store has it. Raises StoreError."""
+    return SoftwareLedger(store.software())
 
 
 def list_fed(formats: CustomFormats) -> frozenset[LogSource]:
@@ -468,7 +517,7 @@ def _open_source(
 
 
 def index_rules(
-    detectors: Mapping[str, SigmaDetector | SensorDetector], rules: RuleSet | None = None
+    detectors: Mapping[str, BuiltDetector], rules: RuleSet | None = None
 ) -> dict[str, RuleInfo]:
     """What is known of every rule, by id; `rules` for the correlations among them."""
     known = {key: rule for detector in detectors.values() for key, rule in detector.rules.items()}

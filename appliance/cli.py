@@ -24,6 +24,11 @@ Handler = tuple[str, str]
 MOST_ROWS: Final = 1_000_000_000
 #: Most entries that one search gives; the knowledge base has some thousands.
 MOST_ENTRIES: Final = 10_000
+#: What `kb search --type` takes: knowledge.entries.ENTRY_TYPES, without loading them.
+KNOWLEDGE_TYPES: Final = (
+    "technique", "tactic", "group", "software", "campaign", "mitigation", "strategy", "analytic",
+    "asset", "rule", "binary", "vulnerability", "log_source", "playbook", "note", "incident",
+)  # fmt: skip
 
 
 def count(least: int, most: int) -> Callable[[str], int]:
@@ -51,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_look_commands(commands)
     _add_rules_commands(commands)
     _add_model_commands(commands)
+    _add_knowledge_commands(commands)
     _add_care_commands(commands)
     return parser
 
@@ -224,19 +230,77 @@ def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     )  # fmt: skip
     evaluate.add_argument("--model", metavar="FILE", help="GGUF file instead of the one in use")
     _add_json(evaluate)
+    _add_build(_command(model, "build", ("models", "model_build"), "build the encoder"))
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--to", metavar="DIR", help="data folder to build in")
+    build.add_argument("--force", action="store_true", help="also when it is built already")
+
+
+def _add_knowledge_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
     base = _group(commands, "kb", "the knowledge base")
-    _add_json(_command(base, "info", ("models", "kb_info"), "show what it holds, verified"))
-    for group, handler in ((model, "model_build"), (base, "kb_build")):
-        build = _command(group, "build", ("models", handler), "build it from installed packages")
-        build.add_argument("--to", metavar="DIR", help="data folder to build in")
-        build.add_argument("--force", action="store_true", help="also when it is built already")
-    search = _command(base, "search", ("models", "kb_search"), "find entries near to a text")
+    info = _command(
+        base, "info", ("knowledge", "kb_info"), "show its sources, their ages, what it holds"
+    )
+    _add_config(info)
+    _add_json(info)
+    build = _command(
+        base, "build", ("knowledge", "kb_build"), "build it from packages, our own texts and rules"
+    )
+    _add_build(build)
+    build.add_argument(
+        "--without-imports", action="store_true", help="leave out what was imported before"
+    )
+    bring = _command(
+        base, "import", ("knowledge_import", "kb_import"), "bring files into it, as from a stick"
+    )
+    bring.add_argument(
+        "paths", nargs="+", metavar="PATH",
+        help="file, folder or archive: STIX 2.1, Sigma, CISA KEV, CVE 5, LOLBAS, GTFOBins, MISP, "
+        "Atomic Red Team, Markdown, CSV indicators",
+    )  # fmt: skip
+    bring.add_argument(
+        "--to", metavar="DIR",
+        help="data folder whose base takes it, begun from the one in use where it has none",
+    )  # fmt: skip
+    bring.add_argument(
+        "--reload", action="store_true", help="have the running daemon take the new base"
+    )
+    _add_config(bring)
+    _add_json(bring)
+    search = _command(base, "search", ("knowledge", "kb_search"), "find entries near to a text")
     search.add_argument("query", metavar="TEXT")
-    search.add_argument("--type", metavar="TYPE", help="only entries of this type (technique)")
+    search.add_argument(
+        "--type", choices=KNOWLEDGE_TYPES, metavar="TYPE",
+        help=f"only entries of this type: {', '.join(KNOWLEDGE_TYPES)}",
+    )  # fmt: skip
+    search.add_argument("--platform", metavar="P", help="only for this platform (Windows, Linux)")
+    search.add_argument(
+        "--tactic", metavar="T", help="only of this tactic (credential-access, TA0006)"
+    )
     search.add_argument(
         "-k", type=count(1, MOST_ENTRIES), default=5, metavar="K", help="how many (default 5)"
     )
+    _add_config(search)
     _add_json(search)
+    show = _command(
+        base, "show", ("knowledge_entry", "kb_show"), "show one entry and all that is linked to it"
+    )
+    show.add_argument("id", metavar="ID", help="T1003.001, G0016, CVE-2021-44228, a name")
+    show.add_argument("--all", action="store_true", help="with every neighbour and whole texts")
+    _add_config(show, state=True)
+    _add_json(show)
+    exposed = _command(
+        base, "exposure", ("exposure", "exposure"),
+        "say which known vulnerabilities the software in the logs has",
+    )  # fmt: skip
+    exposed.add_argument("--host", metavar="H", help="only what is on this host")
+    exposed.add_argument("--all", action="store_true", help="every one, nothing summed up")
+    _add_config(exposed, state=True)
+    _add_json(exposed)
 
 
 def _add_care_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -182,7 +182,7 @@ class Sentinel:
     within `repeat` (0: each is one)."""
 
     enabled: bool = True
-    budget: float = _bounded(5.0, 0.001, 100_000)
+    budget: float = _bounded(10.0, 0.001, 100_000)
     model: str = ""
     processes: int = _bounded(1, 1, 16)
     queue: int = _bounded(10_000, 1, _MOST_ENTRIES)
@@ -252,6 +252,7 @@ class Config:
     Of rules: `placeholders` gives the values of %name% under the modifier `expand`, `pipelines` are
     files of pySigma transformations, `overrides` is the operator's file of levels and suppressions
     (a configuration that was read names OVERRIDES where it names none and that is there).
+    `indicators` are lists of indicators in any form that the knowledge base takes in.
     """
 
     state_dir: str = "/var/lib/appliance"
@@ -260,6 +261,7 @@ class Config:
     rules: tuple[str, ...] = ()
     models_dir: str = ""
     knowledge_dir: str = ""
+    indicators: tuple[str, ...] = ()
     model: bool = True
     rescan_seconds: float = _bounded(5.0, 0.1, 86400)
     placeholders: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -677,6 +679,10 @@ def _check_places(config: Config, problems: _Problems) -> None:
     sentinel = config.sentinel
     if sentinel is not None and sentinel.model and _look_at(sentinel.model)[0] is None:
         problems.say("sentinel.model", f"no such file or folder: {sentinel.model}")
+    for i, path in enumerate(config.indicators):
+        status, reason = _look_at(path) if path is not None else (None, "")
+        if path is not None and (status is None or not stat.S_ISREG(status.st_mode)):
+            problems.say(f"indicators[{i}]", f"{reason or 'no such file'}: {path}")
     for name in ("models_dir", "knowledge_dir"):
         if given := getattr(config, name):
             _check_folder(given, name, problems)

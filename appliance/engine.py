@@ -27,6 +27,8 @@ from appliance.assembly import (
     open_correlations,
     open_correlator,
     open_experts,
+    open_indicators,
+    open_inventory,
     open_overrides,
     open_sentinel,
     open_sources,
@@ -74,6 +76,7 @@ class Draft:
         self.config = config
         self.rules = load_configured_rules(config, cache=open_cache(config))
         self.overrides = open_overrides(config)
+        self.indicators = open_indicators(config)
         if old is not None:
             _refuse_broken_rules(self.rules, old.rules)
         self.sinks = [open_sink(spec, config, around.on_step) for spec in config.sinks]
@@ -158,7 +161,8 @@ class Engine:
         self._keeps_sentinel = draft.keeps_sentinel
         self._around = around
         store = around.store
-        self.detectors = build_detectors(self.rules, open_cache(config))
+        self.indicators = draft.indicators
+        self.detectors = build_detectors(self.rules, open_cache(config), self.indicators)
         if config.workers == 1:
             prepare_detectors(self.detectors, config, store.counts())
         self.reader = build_reader(config, self.detectors, self.rules, self.sentinel)
@@ -197,6 +201,7 @@ class Engine:
             overrides=self.overrides,
             correlations=open_correlations(store, config, self.rules),
             sentinel=self.sentinel,
+            software=open_inventory(store),
         )
 
     def start(self) -> None:
@@ -369,6 +374,7 @@ class Engine:
             "sinks": {d.sink.name: d.describe() for d in self.deliveries},
             "rules": {"loaded": len(self.rules.infos), "refused": len(self.rules.refused)},
             "overrides": self.overrides.describe(self._around.clock()),
+            "indicators": self.indicators.describe() if self.indicators is not None else {},
             "models": self.experts.describe(),
             "sentinel": {
                 **self.sentinel_parts.describe(),

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -29,6 +29,9 @@ from appliance.emit.render import (
     render_verdicts,
 )
 from appliance.errors import DecodeError
+from appliance.inventory.ledger import SoftwareLedger
+from appliance.inventory.observe import Inventory
+from appliance.inventory.seen import Sight, Software
 from appliance.judge.bench import Answer
 from appliance.normalise import FED, normalise
 from appliance.normalise.custom import CustomSource
@@ -59,6 +62,8 @@ AHEAD_SECONDS = 60.0
 LATE_SECONDS = 300.0
 #: Name under which views of log sources that nothing lists are counted.
 OTHER_LOGSOURCE = "other"
+#: Scope under which the inventory counts.
+INVENTORY = "inventory"
 #: Rules that a finding of the sentinel names as agreeing.
 MAX_AGREEING = 16
 #: Waiting findings updated in one transaction.
@@ -70,6 +75,15 @@ class Detector(Protocol):
 
     def detect(self, sighting: Sighting) -> list[Detection]:
         """Detections of one event."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A detector that has more to count than what it finds."""
+
+    def take_counts(self) -> dict[str, int]:
+        """By name, since it was last asked."""
         ...
 
 
@@ -122,7 +136,8 @@ class Reader(msgspec.Struct):
     `zones` gives the time zone of each source's year-less or zone-less times; `fed` are the log
     sources whose views are counted; `formats` are those that the configuration describes;
     `watched` are the rules that correlations name; `quiet` knows what the sentinel need not read,
-    None where there is no sentinel; `seconds` adds up the time spent by stage, in seconds of
+    None where there is no sentinel; `inventory` notes the software that events reveal, None where
+    nobody asks; `seconds` adds up the time spent by stage, in seconds of
     `timer`.
     """
 
@@ -132,6 +147,7 @@ class Reader(msgspec.Struct):
     formats: CustomFormats = NO_FORMATS
     watched: Mapping[str, Watch] = {}
     quiet: QuietFilter | None = None
+    inventory: Inventory | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
     )
@@ -141,7 +157,8 @@ class Reader(msgspec.Struct):
 class Work(msgspec.Struct):
     """What the stateless half made of some records, for the half that has state. `counts` are
     added to what is stored under (scope, name), `latest` kept when larger; `hits` are for the
-    correlations, `candidates` for the sentinel, in the order of the records."""
+    correlations, `candidates` for the sentinel, in the order of the records; `software` is what the
+    events reveal of it."""
 
     detections: list[Detection]
     rejected: list[Rejected]
@@ -150,6 +167,7 @@ class Work(msgspec.Struct):
     latest: dict[str, dict[str, float]]
     hits: list[Hit] = msgspec.field(default_factory=list)
     candidates: list[Candidate] = msgspec.field(default_factory=list)
+    software: list[Sight] = msgspec.field(default_factory=list)
 
 
 class Line(msgspec.Struct):
@@ -157,7 +175,8 @@ class Line(msgspec.Struct):
 
     `known` says which finding ids are stored already; `sinks` is False when nobody reads the
     outbox; `overrides` is the operator's word on levels and suppressions; `correlations` are
-    Sigma's, where there are any, `sentinel` is where there is a model for it; `seconds` adds up
+    Sigma's, where there are any, `sentinel` is where there is a model for it, `software` where the
+    inventory is kept; `seconds` adds up
     the time spent by stage, in seconds of `timer`.
     """
 
@@ -169,6 +188,7 @@ class Line(msgspec.Struct):
     overrides: Reviewer = msgspec.field(default_factory=NoOverrides)
     correlations: SigmaCorrelator | None = None
     sentinel: Sentinel | None = None
+    software: SoftwareLedger | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("judge", "correlate"), 0.0)
     )
@@ -181,6 +201,8 @@ class Line(msgspec.Struct):
             self.correlations.commit()
         if self.sentinel is not None:
             self.sentinel.commit()
+        if self.software is not None:
+            self.software.commit()
 
     def rollback(self) -> None:
         """The batch could not be stored: what it changed here is forgotten."""
@@ -189,6 +211,8 @@ class Line(msgspec.Struct):
             self.correlations.rollback()
         if self.sentinel is not None:
             self.sentinel.rollback()
+        if self.software is not None:
+            self.software.rollback()
 
 
 class _Tally:
@@ -290,6 +314,15 @@ def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
                 work.rejected.append(refused)
     for refused in work.rejected:
         _count_rejected(refused, tally)
+    if reader.inventory is not None:
+        work.software, noted = reader.inventory.take()
+        for name, count in noted.items():
+            tally.add(INVENTORY, name, count)
+    for scope, detector in reader.detectors.items():
+        if isinstance(detector, Counting):
+            for counted, count in detector.take_counts().items():
+                if count:
+                    tally.add(scope, counted, count)
     return work
 
 
@@ -312,6 +345,8 @@ def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -
         return Rejected(record, "detect", f"fault: {type(error).__name__}: {error}")
     if reader.quiet is not None:
         _list_candidate(sighting, detections, reader.quiet, tally, work)
+    if reader.inventory is not None:
+        reader.inventory.note(sighting, reader.zones[record.source])
     seconds["detect"] += timer() - read
     _count_event(sighting, repaired, tally, reader.fed)
     return None
@@ -386,8 +421,21 @@ def join_work(works: Sequence[Work], line: Line) -> Batch:
             finding, pending = judge_detection(review.detection, line)
             findings.setdefault(finding.id, (finding, pending))
             reviews.setdefault(finding.id, review)
+    software = _join_software(works, line, tally)
     line.seconds["judge"] += line.timer() - began
-    return _correlate(total, findings, reviews, tally, line)
+    batch = _correlate(total, findings, reviews, tally, line)
+    batch.software = software
+    return batch
+
+
+def _join_software(works: Sequence[Work], line: Line, tally: _Tally) -> list[Software]:
+    """The rows of the inventory that change."""
+    if line.software is None:
+        return []
+    rows = line.software.join([sight for work in works for sight in work.software])
+    for name, count in line.software.new_counts().items():
+        tally.add(INVENTORY, name, count)
+    return rows
 
 
 def _advance(works: Sequence[Work], line: Line, tally: _Tally) -> list[Detection]:

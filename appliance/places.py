@@ -16,6 +16,9 @@ CONFIG = Path("/etc/appliance/appliance.yaml")
 #: The operator's word on rules; no update writes it.
 OVERRIDES = Path("/etc/appliance/overrides.yaml")
 
+#: What the operator's own builds and imports are kept in.
+_STATE = Path("/var/lib/appliance")
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -40,7 +43,7 @@ def data_folders() -> list[Path]:
     """Folders that may hold `models/` and `knowledge/`, the first to be asked first."""
     named = os.environ.get("APPLIANCE_DATA")
     folders = [Path(named)] if named else []
-    return [*folders, Path("/var/lib/appliance"), Path(sys.prefix) / "share" / "appliance"]
+    return [*folders, _STATE, Path(sys.prefix) / "share" / "appliance"]
 
 
 def build_folder() -> Path:
@@ -67,6 +70,16 @@ def find_sentinel(configured: str = "") -> Path | None:
 def find_knowledge(configured: str = "") -> Path | None:
     """The folder of the knowledge base, or None."""
     return _find(configured, "knowledge", "manifest.json")
+
+
+def import_folder(in_use: Path) -> Path:
+    """Where an import goes, when not told: into the base that is in use, but not into one below
+    /usr, which belongs to a package and is replaced with it. One in /var/lib/appliance is found
+    before that."""
+    owned = in_use.resolve()
+    if owned.is_relative_to("/usr") and not owned.is_relative_to("/usr/local"):
+        return _STATE / "knowledge"
+    return in_use
 
 
 def _find(configured: str, name: str, proof: str) -> Path | None:

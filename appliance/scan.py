@@ -32,6 +32,7 @@ from appliance.assembly import (
     list_fed,
     load_configured_rules,
     open_experts,
+    open_indicators,
     open_overrides,
     open_sentinel,
     settle_memory,
@@ -43,6 +44,8 @@ from appliance.detect.sigma.correlation import SigmaCorrelator, list_watched
 from appliance.detect.sigma.load import RuleSet
 from appliance.errors import SourceError
 from appliance.health import NO_MODEL
+from appliance.inventory.ledger import SoftwareLedger
+from appliance.inventory.observe import Inventory
 from appliance.judge.bench import Bench
 from appliance.pipeline import (
     Line,
@@ -205,13 +208,13 @@ def _scan(
     experts = open_experts(config)
     parts = open_sentinel(config, experts.base)
     sentinel = build_waiting(parts, config)
-    unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60)
+    unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60, software_seconds=0.0)
     store = Store(folder / "scan.db", limits=unbounded, durable=False)
     if experts.encoder is not None:
         experts.encoder.start()
     if parts.clients is not None:
         parts.clients.start()
-    detectors = build_detectors(rules)
+    detectors = build_detectors(rules, indicators=open_indicators(config, folder))
     settle_memory()
     judge = build_judge(experts, {}, config)
     reader = Reader(
@@ -221,6 +224,7 @@ def _scan(
         formats=formats,
         watched=list_watched(rules.correlations, rules.silent),
         quiet=sentinel,
+        inventory=Inventory(),
     )
     line = Line(
         rules={**index_rules(detectors, rules), **(sentinel.rules if sentinel else {})},
@@ -232,6 +236,7 @@ def _scan(
         sinks=False,
         overrides=open_overrides(config),
         sentinel=sentinel,
+        software=SoftwareLedger(keep_seconds=0.0),
     )
     if isinstance(judge, Bench):
         judge.start({})  # only rules that fire are judged
@@ -435,6 +440,11 @@ def _sum_up(sizes: Sequence[int], rules: RuleSet, reader: Reader, store: Store) 
         },
         "incidents": len(store.incidents()),
         "sentinel": {name: int(value) for name, value in counts.get("sentinel", {}).items()},
+        "indicators": {name: int(value) for name, value in counts.get("indicators", {}).items()},
+        "inventory": {
+            "software": store.sizes()["software"],
+            **{name: int(value) for name, value in counts.get("inventory", {}).items()},
+        },
     }
 
 

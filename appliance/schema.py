@@ -174,7 +174,9 @@ class Sighting(msgspec.Struct, frozen=True, dict=True):
 class RuleInfo(msgspec.Struct, frozen=True):
     """What everybody but the matcher needs to know of a loaded rule. `hash` is the digest of the
     rule's own document, so that what was computed for a rule can be cached; `techniques` are
-    ATT&CK ids as tagged ("T1059.001"), `tactics` ATT&CK short names ("defense-evasion")."""
+    ATT&CK ids as tagged ("T1059.001"), `tactics` ATT&CK short names ("defense-evasion"), `others`
+    what else the tags name: groups ("G0016"), software ("S0154"), vulnerabilities
+    ("CVE-2021-44228")."""
 
     id: str
     title: str
@@ -186,6 +188,7 @@ class RuleInfo(msgspec.Struct, frozen=True):
     path: str
     line: int
     hash: str
+    others: tuple[str, ...] = ()
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from appliance.config import Config
 from appliance.errors import StoreError
+from appliance.inventory.ledger import MAX_ROWS
 from appliance.store import Store
 
 #: Why rows of a table went: over its cap in rows, too old, over the database's cap in bytes.
@@ -51,6 +52,12 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
     if "queue_cap" in sentinel:
         depth, cap = sentinel["waiting"], sentinel["queue_cap"]
         tables["sentinel"] = {"depth": depth, "cap": cap, "dropped": sentinel["skipped"]}
+    inventory = _sum_up_inventory(counts.get("inventory", {}), sizes["software"])
+    tables["software"] = {
+        "depth": inventory["software"],
+        "cap": MAX_ROWS,
+        "dropped": inventory["dropped"],
+    }
     return {
         **live,
         "state_dir": config.state_dir,
@@ -68,6 +75,11 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
         },
         "rules": {**live.get("rules", {}), **_sum_up_rules(counts)},
         "sentinel": sentinel,
+        "indicators": {
+            **live.get("indicators", {}),
+            **{name: int(count) for name, count in counts.get("indicators", {}).items()},
+        },
+        "inventory": inventory,
         "queues": {**live.get("queues", {}), **tables},
         "sinks": [{**row, **facts.get(row["name"], {})} for row in store.sinks()],
         "last_findings": store.finding_bodies(limit=5),
@@ -91,6 +103,13 @@ def _sum_up_sentinel(counts: dict[str, float], live: dict[str, Any]) -> dict[str
     left = row["queued"] - row["judged"] - row["failed"] - int(live.get("waiting", 0))
     share = row["known"] / row["texts"] if row["texts"] else 0.0
     return {**live, **row, "unjudged": max(0, left), "known_share": round(share, 4)}
+
+
+def _sum_up_inventory(counts: dict[str, float], rows: int) -> dict[str, int]:
+    """How much software logs revealed, and what of it is not kept: over the caps of a batch
+    (`over_batch`) or of the inventory (`dropped`), or without a time (`undated`)."""
+    names = ("sights", "over_batch", "dropped", "undated", "faults")
+    return {"software": rows, **{name: int(counts.get(name, 0)) for name in names}}
 
 
 def _source_row(

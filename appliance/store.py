@@ -21,6 +21,7 @@ import orjson
 
 from appliance.emit.text import show_surrogates
 from appliance.errors import StoreError
+from appliance.inventory.seen import Software
 from appliance.schema import (
     LEVELS,
     Checkpoint,
@@ -103,6 +104,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         value TEXT, held INTEGER NOT NULL,
         PRIMARY KEY (number, time, id, base)) WITHOUT ROWID;
     """,
+    # The inventory: software that logs reveal (`removed`: when it was taken away or replaced).
+    """
+    CREATE TABLE software (
+        host TEXT NOT NULL, vendor TEXT NOT NULL, product TEXT NOT NULL, version TEXT NOT NULL,
+        how TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL, removed REAL,
+        installed INTEGER NOT NULL,
+        PRIMARY KEY (host, vendor, product, version, how)) WITHOUT ROWID;
+    """,
 )
 
 
@@ -123,8 +132,9 @@ class StoreLimits(msgspec.Struct, frozen=True):
     """Rows kept of each growing table, and bytes kept of each rejected record.
 
     `findings_seconds` and `rejected_seconds` say how long a row is kept after its record came in,
-    `store_bytes` how large the database may grow (0: no limit). These three are looked at once in
-    EXPIRE_SECONDS, a bounded number of rows each time.
+    `software_seconds` how long after it was removed or, where no package manager speaks of it, last
+    seen; `store_bytes` how large the database may grow (0: no limit). These four are looked at once
+    in EXPIRE_SECONDS, a bounded number of rows each time.
     """
 
     findings: int = 1_000_000
@@ -135,6 +145,7 @@ class StoreLimits(msgspec.Struct, frozen=True):
     verdicts: int = 50_000
     findings_seconds: float = 0.0
     rejected_seconds: float = 0.0
+    software_seconds: float = 180 * 86400.0
     store_bytes: int = 0
 
 
@@ -199,6 +210,7 @@ class Batch(msgspec.Struct):
     latest: dict[tuple[str, str], float]
     messages: list[Outgoing]
     windows: WindowChange | None = None
+    software: list[Software] = msgspec.field(default_factory=list)
 
 
 class Store:
@@ -300,6 +312,7 @@ class Store:
             self._on_step("store.findings.after")
             _put_rejected(db, batch.rejected, self._limits.rejected_bytes)
             _put_messages(db, batch.messages)
+            _put_software(db, batch.software)
             _put_counts(db, batch)
             self._trim(db, batch)
             newest = [time for (_, name), time in batch.latest.items() if name == "last_received"]
@@ -449,6 +462,14 @@ class Store:
                 full = full or gone == EXPIRE_ROWS
                 if gone:
                     _add_count(db, "store", f"{table}_expired", gone)
+        if limits.software_seconds > 0:
+            oldest = now - limits.software_seconds
+            gone = db.execute(
+                "DELETE FROM software WHERE removed < ? OR (NOT installed AND last_seen < ?)",
+                (oldest, oldest),
+            ).rowcount
+            if gone:
+                _add_count(db, "store", "software_expired", gone)
         if limits.store_bytes and _used_bytes(db) > limits.store_bytes:
             full = True
             for table in ("rejected", "findings"):
@@ -754,6 +775,20 @@ class Store:
                 " GROUP BY source, stage, reason ORDER BY COUNT(*) DESC"
             ).fetchall()
 
+    def software(self, host: str | None = None) -> list[Software]:
+        """The inventory, of one host or of all, by host, vendor, product, version."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT host, vendor, product, version, how, first_seen, last_seen, removed,"
+                " installed FROM software WHERE ?1 IS NULL OR host = ?1"
+                " ORDER BY host, vendor, product, version, how",
+                (host,),
+            ).fetchall()
+        return [
+            Software(host, vendor, product, version, how, first, last, removed, bool(installed))
+            for host, vendor, product, version, how, first, last, removed, installed in rows
+        ]
+
     def counts(self) -> dict[str, dict[str, float]]:
         """Every count, by scope ("source:NAME", "detector:NAME", "store") and name."""
         found: dict[str, dict[str, float]] = {}
@@ -767,7 +802,7 @@ class Store:
         with self._reading() as db:
             sizes = {
                 table: int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608
-                for table in ("findings", "incidents", "links", "rejected", "outbox")
+                for table in ("findings", "incidents", "links", "rejected", "outbox", "software")
             }
         sizes["bytes"] = self.path.stat().st_size if self.path.exists() else 0
         return sizes
@@ -961,6 +996,26 @@ def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int
     )
 
 
+def _put_software(db: sqlite3.Connection, rows: Sequence[Software]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO software VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                row.host,
+                row.vendor,
+                row.product,
+                row.version,
+                row.how,
+                _storable(row.first_seen),
+                _storable(row.last_seen),
+                None if row.removed is None else _storable(row.removed),
+                row.installed,
+            )
+            for row in rows
+        ],
+    )
+
+
 def _put_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
     db.executemany(
         "INSERT INTO outbox (kind, id, time, body) VALUES (?, ?, ?, ?)",
@@ -1019,7 +1074,9 @@ _TABLES: Final = frozenset(
     {"checkpoints", "counts", "findings", "incidents", "links", "outbox", "rejected", "sinks"}
 )
 #: Tables whose rows have a time, with the column that tells it.
-_TIMES: Final = {"findings": "time", "incidents": "last_seen", "rejected": "received"}
+_TIMES: Final = {
+    "findings": "time", "incidents": "last_seen", "rejected": "received", "software": "last_seen",
+}  # fmt: skip
 
 
 class StoreFacts(msgspec.Struct, frozen=True):
@@ -1048,7 +1105,7 @@ def inspect_store(path: Path) -> StoreFacts:
     opened or is no database at all."""
     with _store_errors(path), _opened(path) as db:
         names = _list_tables(db)
-        rows = {t: _count_rows(db, t) for t in sorted(names & _TABLES)}
+        rows = {t: _count_rows(db, t) for t in sorted(names & {*_TABLES, *_TIMES})}
         ranges = {
             table: db.execute(f"SELECT MIN({name}), MAX({name}) FROM {table}").fetchone()  # noqa: S608
             for table, name in _TIMES.items()

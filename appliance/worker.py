@@ -22,6 +22,7 @@ from appliance.assembly import (
     build_reader,
     load_configured_rules,
     open_cache,
+    open_indicators,
     open_sources,
     prepare_detectors,
     read_ledger,
@@ -57,7 +58,7 @@ class _Worker:
         config = parse_config(begin.config, "the daemon's configuration", checked=True)
         cache = open_cache(config)
         rules = load_configured_rules(config, cache=cache)
-        detectors = build_detectors(rules, cache)
+        detectors = build_detectors(rules, cache, open_indicators(config))
         prepare_detectors(detectors, config, read_ledger(config), begin.names)
         settle_memory()
         mine = [spec for spec in config.sources if spec.name in begin.names]

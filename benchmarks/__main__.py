@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from appliance.errors import ApplianceError
-from benchmarks import endurance, latency, listener, scan_speed, sigma_speed, start_up, workers
+from benchmarks import (
+    endurance,
+    indicator_speed,
+    knowledge_speed,
+    latency,
+    listener,
+    scan_speed,
+    sigma_speed,
+    start_up,
+    workers,
+)
 from benchmarks.figures import Report
 
 
@@ -26,13 +36,23 @@ class Part(NamedTuple):
 
 PARTS: Final[dict[str, Part]] = {
     module.NAME: Part(module.TEXT, module.add_options, module.measure)
-    for module in (scan_speed, sigma_speed, start_up, latency, workers, endurance, listener)
+    for module in (
+        scan_speed,
+        sigma_speed,
+        indicator_speed,
+        knowledge_speed,
+        start_up,
+        latency,
+        workers,
+        endurance,
+        listener,
+    )
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every part with its options."""
-    parts = "\n".join(f"  {name:<12} {part.text}" for name, part in PARTS.items())
+    parts = "\n".join(f"  {name:<15} {part.text}" for name, part in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the appliance and print the figures. None is asserted.",
@@ -78,6 +98,8 @@ def main() -> int:
     if min(options.runs, options.events, options.attack_every, options.starts) < 1:
         parser.error("numbers must be at least 1")
     if min(options.sigma_events, options.compare_every) < 1:
+        parser.error("numbers must be at least 1")
+    if min(options.indicators, options.indicator_every, options.entries) < 1:
         parser.error("numbers must be at least 1")
     if min(options.burst_lines, options.heap_lines) < 1 or options.burst_rate <= 0:
         parser.error("numbers must be at least 1")

@@ -60,6 +60,13 @@ def read_rules(folder: Path) -> Iterator[TaggedRule]:
             yield TaggedRule(text, techniques, half)
 
 
+def name_today(base: KnowledgeBase, rule: TaggedRule) -> TaggedRule:
+    """The rule with those of its techniques that the base knows, by the base's ids: rules are
+    tagged with those of other releases, too."""
+    found = (base.entry(tag) for tag in rule.techniques)
+    return rule._replace(techniques=tuple(entry.id for entry in found if entry is not None))
+
+
 def is_related(found: str, techniques: Sequence[str]) -> bool:
     """Whether the technique is one of these, or the parent or a sub-technique of one."""
     return any(
@@ -70,7 +77,7 @@ def is_related(found: str, techniques: Sequence[str]) -> bool:
 
 def answer_rule(base: KnowledgeBase, rule: TaggedRule, vector: NDArray[np.float32]) -> Answer:
     """Search as the knowledge expert does, and compare with the rule's own tags."""
-    hits = base.search(vector, 5)
+    hits = base.search(vector, 5, "technique")
     related = [is_related(hit.entry.external_id, rule.techniques) for hit in hits]
     return Answer(hits[0].score, related[0], any(related[:3]), any(related))
 
@@ -110,7 +117,7 @@ def main() -> int:
         client.start()
         base = KnowledgeBase.open(options.base, client.model_hash)
         tagged = list(read_rules(options.rules))
-        rules = [rule for rule in tagged if any(base.technique(tag) for tag in rule.techniques)]
+        rules = [rule for rule in (name_today(base, rule) for rule in tagged) if rule.techniques]
         if not rules:
             print(f"no tagged rules under {options.rules}")
             return 1

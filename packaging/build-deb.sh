@@ -81,7 +81,19 @@ mkdir -p "$root/usr/share/appliance" "$root/usr/bin" "$root/etc/appliance" \
     "$root/etc/logrotate.d" "$root/lib/systemd/system" "$root/usr/lib/sysusers.d" \
     "$root/usr/lib/tmpfiles.d" "$root/usr/share/doc/appliance" \
     "$root/usr/share/bash-completion/completions"
-cp -RL "$data/models" "$data/knowledge" "$root/usr/share/appliance/"
+cp -RL "$data/models" "$root/usr/share/appliance/"
+# The base that is in use, and nothing of the one before it.
+"$venv/bin/python" - "$data/knowledge" "$root/usr/share/appliance/knowledge" <<'END'
+import json
+import shutil
+import sys
+from pathlib import Path
+
+source, target = map(Path, sys.argv[1:])
+target.mkdir()
+for name in ("manifest.json", *json.loads((source / "manifest.json").read_bytes())["files"]):
+    shutil.copyfile(source / name, target / name)
+END
 cat >"$root/usr/bin/appliance" <<'END'
 #!/usr/lib/appliance/bin/python -I
 import sys

@@ -22,9 +22,9 @@ from appliance.inference.gguf_encoder import (
     find_encoder_source,
 )
 from appliance.inference.manifest import read_pinned, verify_built
-from appliance.knowledge.attack import ATTACK_PACKAGE
 from appliance.knowledge.base import KnowledgeBase
 from appliance.knowledge.build import build_base
+from appliance.knowledge.readers.package import PACKAGE
 
 SHIPPED = Path(__file__).resolve().parent.parent / "models" / "manifest.json"
 
@@ -58,7 +58,7 @@ def ensure_models() -> Path:
     CI=true that is a failure.
     """
     encoder = ensure_encoder()
-    _require_packages(ATTACK_PACKAGE)
+    _require_packages(PACKAGE)
     folder = models_root() / "knowledge"
     with _only_one_builder():
         client = EncoderClient(encoder)

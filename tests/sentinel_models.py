@@ -16,8 +16,11 @@ from appliance.inference.manifest import (
     SENTINEL_FILE,
     SENTINEL_HEADS,
     SENTINEL_MANIFEST,
+    SENTINEL_NGRAMS,
+    SENTINEL_TECHNIQUES,
     hash_file,
 )
+from appliance.inference.ngrams import COLUMNS, TECHNIQUE_COLUMNS
 
 WORDS = (
     "process", "script", "registry", "service", "task", "file", "network", "dns", "url", "log",
@@ -45,9 +48,11 @@ def write_sentinel(
     bias: float = 0.0,
     scale: float = 1.0,
     about: Mapping[str, Any] | None = None,
+    ngrams: bool = False,
 ) -> Path:
-    """Write the three files into the folder; give the GGUF's path. `bias` is that of the head
-    `malicious`, `scale` spreads its scores, `about` is put over the heads' metadata."""
+    """Write its files into the folder; give the GGUF's path. `bias` is that of the head
+    `malicious`, `scale` spreads its scores, `about` is put over the heads' metadata. With `ngrams`
+    it has those, too."""
     pytest.importorskip("gguf")
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -56,14 +61,18 @@ def write_sentinel(
     model = folder / SENTINEL_FILE
     tensors = name_tensors(_draw_weights(config, rng))
     write_gguf(model, config, vocabulary, tensors, name="random", licence="Apache-2.0")
-    _write_heads(folder / SENTINEL_HEADS, dims, tokens, rng, bias, scale, about or {})
-    write_manifest(folder, dims=dims, tokens=tokens)
+    _write_heads(folder / SENTINEL_HEADS, dims, tokens, rng, bias, scale, about or {}, ngrams)
+    if ngrams:
+        _write_ngrams(folder / SENTINEL_NGRAMS, rng)
+        _write_techniques(folder / SENTINEL_TECHNIQUES, rng)
+    write_manifest(folder, dims=dims + ngrams, tokens=tokens)
     return model
 
 
 def write_manifest(folder: Path, *, dims: int = 128, tokens: int = 96) -> None:
     """The manifest of what lies in the folder now."""
-    files = {name: hash_file(folder / name) for name in (SENTINEL_FILE, SENTINEL_HEADS)}
+    names = (SENTINEL_FILE, SENTINEL_HEADS, SENTINEL_NGRAMS, SENTINEL_TECHNIQUES)
+    files = {name: hash_file(folder / name) for name in names if (folder / name).is_file()}
     body = {"format": 1, "name": "random", "dims": dims, "tokens": tokens, "files": files}
     (folder / SENTINEL_MANIFEST).write_bytes(msgspec.json.encode(body))
 
@@ -109,6 +118,7 @@ def _write_heads(
     bias: float,
     scale: float,
     about: Mapping[str, Any],
+    ngrams: bool,
 ) -> None:
     from safetensors.numpy import save_file
 
@@ -128,7 +138,7 @@ def _write_heads(
     }
     save_file(
         {
-            "malicious.weight": draw(1, dims) * np.float32(8 * scale),
+            "malicious.weight": draw(1, dims + ngrams) * np.float32(8 * scale),
             "malicious.bias": np.array([bias], np.float32),
             "technique.weight": draw(len(TECHNIQUES), dims),
             "technique.bias": np.zeros(len(TECHNIQUES), np.float32),
@@ -138,4 +148,24 @@ def _write_heads(
         },
         path,
         metadata={"sentinel": msgspec.json.encode(said).decode()},
+    )
+
+
+def _write_ngrams(path: Path, rng: np.random.Generator) -> None:
+    np.savez_compressed(
+        path,
+        frequencies=np.resize(rng.uniform(1, 9, 64), COLUMNS).astype(np.float16),
+        coefficients=np.resize(rng.normal(0, 1, 64), COLUMNS).astype(np.float16),
+        constant=np.float32(0.1),
+        ordinary=np.zeros(0, np.uint64),
+    )
+
+
+def _write_techniques(path: Path, rng: np.random.Generator) -> None:
+    shape = TECHNIQUE_COLUMNS, len(TECHNIQUES)
+    np.savez_compressed(
+        path,
+        frequencies=np.resize(rng.uniform(1, 9, 64), TECHNIQUE_COLUMNS).astype(np.float16),
+        weights=np.resize(rng.integers(-127, 128, 99), shape).astype(np.int8),
+        step=np.float32(0.05),
     )

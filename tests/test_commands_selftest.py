@@ -210,8 +210,8 @@ def test_with_model_and_base(place: Place) -> None:
     assert "its manifest says" in check.words
     # One entry of the base is another.
     shutil.copytree(root / "knowledge", place.folder / "k")
-    with (place.folder / "k" / "entries.jsonl").open("ab") as out:
-        out.write(b"\n")
+    for entries in (place.folder / "k").glob("entries-*.db"):
+        entries.write_bytes(entries.read_bytes()[:-1] + b"\1")
     place.write(f"models_dir: {root}/models\nknowledge_dir: {place.folder}/k\n", model="true")
     *_, check = check_models(place.scene())
     assert (check.what, check.state) == ("knowledge base", "FAIL")

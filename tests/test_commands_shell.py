@@ -71,7 +71,7 @@ def test_bash_offers_all_that_the_parser_takes(command: Command, script: Path) -
 
 
 def test_bash_completes_values(script: Path, tmp_path: Path) -> None:
-    assert complete(script, "kb", "s") == ["search"]
+    assert complete(script, "kb", "s") == ["search", "show"]
     assert complete(script, "findings", "--level", "h") == ["high"]
     assert complete(script, "findings", "--since", "2h", "--level", "") == sorted(LEVELS)
     assert complete(script, "findings", "--limit", "") == []

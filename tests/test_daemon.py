@@ -297,12 +297,15 @@ def test_a_dead_or_hung_model_delays_no_finding(box: Box) -> None:
         raise AssertionError("the model's process outlived the daemon")
 
 
-@pytest.mark.parametrize("spoiled", ["models/encoder/encoder.gguf", "knowledge/entries.jsonl"])
+@pytest.mark.parametrize("spoiled", ["models/encoder/encoder.gguf", "knowledge/entries"])
 def test_what_does_not_match_its_manifest_does_not_run(box: Box, spoiled: str) -> None:
     from tests.fixtures_models import ensure_models
 
     data = box.folder / "data"
     shutil.copytree(ensure_models(), data)
+    if spoiled == "knowledge/entries":
+        named = json.loads((data / "knowledge" / "manifest.json").read_bytes())["files"]
+        spoiled = next(f"knowledge/{name}" for name in named if name.startswith("entries-"))
     with (data / spoiled).open("r+b") as file:
         file.seek(1000)
         byte = file.read(1)

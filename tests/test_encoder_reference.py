@@ -2,7 +2,7 @@
 forward pass written here in numpy, and sentence-transformers where it is installed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,21 @@ from numpy.typing import NDArray
 from appliance.inference.client import EncoderClient
 from appliance.inference.gguf_encoder import find_encoder_source
 from appliance.inference.manifest import read_pinned
+from appliance.knowledge.base import KnowledgeBase
+from appliance.knowledge.build import write_base
+from appliance.knowledge.entries import Hit, KnowledgeEntry
+from appliance.knowledge.gathering import gather_items
+from appliance.knowledge.generation import lock_base
+from appliance.knowledge.own_entries import read_own
 from tests.fixtures_models import SHIPPED, ensure_encoder
 
 #: Q8_0 rounds each weight to 8 bits: the reference is met to this cosine, not to the last digit.
 #: In a text of one word no neighbours average the rounding out.
 NEAR = 0.999
 NEAR_ONE_WORD = 0.998
+
+#: Entries whose cosines differ by less than this may change places.
+TIE = 0.006
 
 WORDS = ("x", "mimikatz", "persistence", "")
 
@@ -45,6 +54,7 @@ SENTENCES = (
 )
 
 Weights = dict[str, NDArray[np.float32]]
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +157,56 @@ def test_encoder_agrees_with_a_plain_forward_pass(
     texts = [*SENTENCES, *WORDS]
     plain = [encode_plainly(split_words(text, vocabulary), weights) for text in texts]
     check_cosines(np.stack(plain), vectors)
+
+
+def check_top_ten(other: Encode, folder: Path) -> None:
+    """A base of our own playbooks and countermeasures, once by each encoder: both find the same ten
+    for each question, but for those that are as near as the last of them."""
+    items = [
+        item
+        for item in read_own()
+        if isinstance(item, KnowledgeEntry) and item.type in ("playbook", "mitigation")
+    ]
+    assert len(items) > 100
+    client = EncoderClient(ensure_encoder())
+    client.start()
+    found: list[list[list[Hit]]] = []
+    try:
+        for name, encode in (("llama.cpp", client.embed), ("other", other)):
+            encoder = Backend(encode)
+            with lock_base(folder / name):
+                sources = gather_items((("own", item) for item in items), "package")
+                write_base(folder / name, list(sources.contributions.values()), encoder, print)
+            base = KnowledgeBase.open(folder / name, encoder.model_hash)
+            found.append([base.search(row, 12) for row in encode(SENTENCES)])
+            base.close()
+    finally:
+        client.close()
+    for question, ours, theirs in zip(SENTENCES, *found, strict=True):
+        last = theirs[9].score
+        sure = [hit.entry.id for hit in theirs if hit.score > last + TIE]
+        near = {hit.entry.id for hit in theirs if hit.score > last - TIE}
+        ten = [hit.entry.id for hit in ours[:10]]
+        assert set(sure) <= set(ten) <= near, question
+        assert ours[0].score == pytest.approx(theirs[0].score, abs=TIE), question
+
+
+class Backend:
+    """An encoder as building a base needs it."""
+
+    model_hash = "cd" * 32
+    dims = 384
+
+    def __init__(self, encode: Encode) -> None:
+        self.embed = encode
+
+
+def test_sentence_transformers_finds_the_same_ten(source: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip(
+        "sentence_transformers", reason="sentence-transformers is not installed (extra 'train')"
+    )
+    model = library.SentenceTransformer(str(source), device="cpu")
+    check_top_ten(lambda texts: model.encode(list(texts), normalize_embeddings=True), tmp_path)
 
 
 def test_encoder_agrees_with_sentence_transformers(

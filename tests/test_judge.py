@@ -34,6 +34,10 @@ class Entry(msgspec.Struct, frozen=True):
         return self.id
 
 
+#: Ids of another release of ATT&CK.
+RENUMBERED = {"T1999": "T1090", "T1998": "T1086"}
+
+
 class Hit(msgspec.Struct, frozen=True):
     entry: Entry
     score: float
@@ -45,15 +49,22 @@ class ListBase:
     def __init__(self, entries: Sequence[Entry], hits: Sequence[tuple[str, float]] = ()) -> None:
         self.entries = {entry.id: entry for entry in entries}
         self.hits = [Hit(self.entries[entry_id], score) for entry_id, score in hits]
+        self.types: set[str] = set()
 
-    def technique(self, external_id: str) -> Entry | None:
-        return self.entries.get(external_id)
+    def entry(self, entry_id: str, /) -> Entry | None:
+        return self.entries.get(RENUMBERED.get(entry_id, entry_id))
 
-    def search(self, vector: NDArray[np.float32], k: int) -> list[Hit]:
+    def search(self, vector: NDArray[np.float32], k: int, wanted: str, /) -> list[Hit]:
+        self.types.add(wanted)
         return self.hits[:k]
 
 
-def make_rule(*techniques: str, title: str = "Title", description: str = "Words") -> RuleInfo:
+def make_rule(
+    *techniques: str,
+    title: str = "Title",
+    description: str = "Words",
+    others: tuple[str, ...] = (),
+) -> RuleInfo:
     return RuleInfo(
         id="r1",
         title=title,
@@ -65,6 +76,7 @@ def make_rule(*techniques: str, title: str = "Title", description: str = "Words"
         path="r1.yml",
         line=1,
         hash="h",
+        others=others,
     )
 
 
@@ -84,6 +96,7 @@ ENTRIES = (
     Entry("T1086", "PowerShell", revoked_by="T1059.001"),
     Entry("T1090", "Proxy"),
     Entry("T1105", "Ingress Tool Transfer"),
+    Entry("G0016", "APT29"),
 )
 
 
@@ -113,6 +126,14 @@ def test_unknown_tag_is_named_and_lowers_confidence() -> None:
     assert verdict.confidence == 0.5
 
 
+def test_groups_software_and_vulnerabilities_are_cited_where_they_are_known() -> None:
+    verdict = judge(make_rule("T1003.001", others=("G0016", "CVE-2021-44228", "G0016")))
+    assert cited(verdict, "tag") == ["T1003.001", "G0016"]
+    assert verdict.confidence == 1.0
+    assert "CVE-2021-44228" not in verdict.reason
+    assert cited(judge(make_rule(others=("G0016",))), "tag") == ["G0016"]
+
+
 def test_only_unknown_tags_and_nothing_similar_is_no_data() -> None:
     verdict = judge(make_rule("T1685", "T1686.003"))
     assert verdict.label == "insufficient_data"
@@ -125,6 +146,22 @@ def test_revoked_tag_cites_its_successor_and_says_so() -> None:
     verdict = judge(make_rule("T1086", "T1059.001"))
     assert cited(verdict, "tag") == ["T1059.001"]
     assert "T1086 is now T1059.001" in verdict.reason
+
+
+def test_tag_of_another_release_cites_what_it_stands_for_and_names_both() -> None:
+    verdict = judge(make_rule("T1999", "T1090"))
+    assert cited(verdict, "tag") == ["T1090"]
+    assert "T1999 is T1090 in the knowledge base" in verdict.reason
+    assert verdict.confidence == 1.0
+    verdict = judge(make_rule("T1998"))
+    assert cited(verdict, "tag") == ["T1059.001"]
+    assert "T1998 is T1086 in the knowledge base; T1086 is now T1059.001" in verdict.reason
+
+
+def test_only_techniques_are_searched_for_what_is_similar() -> None:
+    base = ListBase(ENTRIES, [("T1090", 0.9)])
+    KnowledgeExpert(base, embed_nothing).judge_rule(make_rule())
+    assert base.types == {"technique"}
 
 
 def test_circle_of_successors_ends() -> None:
@@ -259,7 +296,13 @@ def test_rule_about_nothing_known_is_no_data(expert: KnowledgeExpert) -> None:
     assert (verdict.label, verdict.citations) == ("insufficient_data", ())
 
 
-def test_tag_newer_than_the_base_is_named(expert: KnowledgeExpert) -> None:
+def test_tag_newer_than_the_base_is_mapped_and_both_are_named(expert: KnowledgeExpert) -> None:
     verdict = expert.judge_rule(make_rule("T1685", title="Disable Windows Defender"))
-    assert "T1685" in verdict.reason
-    assert "T1685" not in [citation.id for citation in verdict.citations]
+    assert "T1685 is T1562.001 in the knowledge base" in verdict.reason
+    assert cited(verdict, "tag") == ["T1562.001"]
+
+
+def test_tag_that_nobody_knows_is_named(expert: KnowledgeExpert) -> None:
+    verdict = expert.judge_rule(make_rule("T9999", title="Disable Windows Defender"))
+    assert "does not know the tags T9999" in verdict.reason
+    assert "T9999" not in [citation.id for citation in verdict.citations]

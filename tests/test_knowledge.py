@@ -1,10 +1,12 @@
 """The knowledge base: what is in it, what is found, and what is refused."""
 
+import hashlib
 import json
-import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -14,74 +16,41 @@ from numpy.typing import NDArray
 
 from appliance.errors import ModelError, ModelUnavailable
 from appliance.inference.client import EncoderClient
-from appliance.knowledge.attack import (
-    ATTACK_FILES,
-    Attack,
-    Passages,
-    clean_text,
-    find_attack_data,
-    read_attack,
-)
 from appliance.knowledge.base import KnowledgeBase
-from appliance.knowledge.build import encode_passages, write_base
-from appliance.knowledge.entries import EntryType, KnowledgeEntry, SearchResult
-from appliance.knowledge.search import search_text
+from appliance.knowledge.build import OldBase, average_vectors, build_base, encode_texts, write_base
+from appliance.knowledge.content import join_contributions
+from appliance.knowledge.entries import Hit, SearchResult
+from appliance.knowledge.generation import lock_base
+from appliance.knowledge.index import round_vectors
+from appliance.knowledge.passages import PIECE_CHARS, cut_text, gather_passages
+from appliance.knowledge.readers.package import read_package
+from appliance.knowledge.search import answer_query, fuse_ranks, search_by_words, search_text
 from tests.fixtures_models import ensure_models
-
-DIMS = 8
-
-
-class LetterEncoder:
-    """Counts letters: a small deterministic encoder for tests that need no meaning."""
-
-    model_hash = "ab" * 32
-    dims = DIMS
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        rows = np.ones((len(texts), DIMS), np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for letter in text.lower():
-                row[ord(letter) % DIMS] += 1
-        unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return unit
-
-
-def make_entry(external_id: str, title: str, **changes: object) -> KnowledgeEntry:
-    entry = KnowledgeEntry(
-        id=external_id,
-        external_id=external_id,
-        type="technique",
-        title=title,
-        text=f"About {title}.",
-        source="test",
-        version="1",
-        licence="none",
-        tactics=("execution",),
-        platforms=("Linux",),
-        url=f"https://example.org/{external_id}",
-    )
-    return msgspec.structs.replace(entry, **changes)
-
-
-def make_attack() -> Attack:
-    entries = (
-        make_entry("T0001", "aaaa"),
-        make_entry("T0002", "bbbb"),
-        make_entry("T0003", "cccc", revoked=True, revoked_by="T0002"),
-        make_entry("T0004", "dddd", deprecated=True),
-    )
-    passages = {
-        "T0001": Passages("aaaa", ("aaaa a",), ()),
-        "T0002": Passages("bbbb", (), ("bb", "bbb")),
-    }
-    return Attack(entries, passages, {"file": "00"})
+from tests.knowledge_samples import (
+    DIMS,
+    DeadEncoder,
+    LetterEncoder,
+    build_sample,
+    gather,
+    make_entry,
+    make_items,
+    say_nothing,
+)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A base of four entries, two of them searchable."""
-    write_base(tmp_path / "base", make_attack(), LetterEncoder(), lambda step: None)
+    """A base of eight entries, six of them searchable."""
+    build_sample(tmp_path / "base")
     return tmp_path / "base"
+
+
+def open_sample(folder: Path) -> KnowledgeBase:
+    return KnowledgeBase.open(folder, LetterEncoder.model_hash)
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -97,124 +66,219 @@ def base(client: EncoderClient) -> KnowledgeBase:
     return KnowledgeBase.open(ensure_models() / "knowledge", client.model_hash)
 
 
-# --- ATT&CK as read -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def attack() -> Attack:
-    ensure_models()
-    return read_attack(find_attack_data())
-
-
-def test_attack_is_read_whole(attack: Attack) -> None:
-    assert len(attack.entries) == 835
-    assert len(attack.passages) == 691
-    gone = [entry for entry in attack.entries if entry.revoked or entry.deprecated]
-    assert len(gone) == 144
-    assert not {entry.id for entry in gone} & set(attack.passages)
-
-
-def test_sub_technique_carries_its_parents_name(attack: Attack) -> None:
-    entries = {entry.id: entry for entry in attack.entries}
-    assert entries["T1059.001"].title == "Command and Scripting Interpreter: PowerShell"
-    assert entries["T1059"].title == "Command and Scripting Interpreter"
-    assert entries["T1059.001"].tactics == ("execution",)
-    assert entries["T1059.001"].version == "18.1"
-
-
-def test_revoked_technique_names_its_successor(attack: Attack) -> None:
-    entries = {entry.id: entry for entry in attack.entries}
-    assert entries["T1086"].revoked
-    assert entries["T1086"].revoked_by == "T1059.001"
-
-
-def test_texts_carry_no_markup(attack: Attack) -> None:
-    texts = [entry.text for entry in attack.entries]
-    texts += [text for words in attack.passages.values() for text in words.procedures]
-    assert texts
-    marks = ("(Citation", "(Cit...", "](http", "<code", "</co", "\n")
-    assert not [text for text in texts if any(mark in text for mark in marks)]
-
-
-def test_markup_is_removed_even_when_cut_off() -> None:
-    raw = "Uses [PowerShell](https://x/y) and <code>cmd</code>.(Citation: A B)\n\n[Net](https://a.b/c..."
-    assert clean_text(raw) == "Uses PowerShell and cmd. Net"
-    assert clean_text("It does.(Citatio...") == "It does...."
-    assert clean_text("It runs <code>cmd</co...") == "It runs cmd..."
-    assert clean_text("Like [Power...") == "Like Power..."
-
-
-def test_attack_files_that_are_not_the_pinned_ones_are_refused(tmp_path: Path) -> None:
-    ensure_models()
-    for name in ATTACK_FILES:
-        shutil.copy(find_attack_data() / name, tmp_path / name)
-    assert len(read_attack(tmp_path).entries) == 835
-    with (tmp_path / sorted(ATTACK_FILES)[0]).open("ab") as stream:
-        stream.write(b" ")
-    with pytest.raises(ModelError, match="SHA-256"):
-        read_attack(tmp_path)
-    with pytest.raises(ModelError, match="cannot be read"):
-        read_attack(tmp_path / "none")
-
-
-# --- build and open -------------------------------------------------------------------------
+# --- build ----------------------------------------------------------------------------------
 
 
 def test_build_is_the_same_every_time(small: Path, tmp_path: Path) -> None:
-    write_base(tmp_path / "again", make_attack(), LetterEncoder(), lambda step: None)
-    for name in ("entries.jsonl", "vectors.faiss", "manifest.json"):
+    build_sample(tmp_path / "again", list(reversed(make_items())))
+    assert len(list_names(small)) == 3
+    assert list_names(small) == list_names(tmp_path / "again")
+    for name in list_names(small):
         assert (small / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
-def test_build_replaces_an_older_base_and_leaves_nothing_beside_it(small: Path) -> None:
-    (small / "stray").write_text("old")
-    write_base(small, make_attack(), LetterEncoder(), lambda step: None)
-    assert sorted(path.name for path in small.iterdir()) == [
-        "entries.jsonl",
-        "manifest.json",
-        "vectors.faiss",
-    ]
-    assert [path.name for path in small.parent.iterdir()] == ["base"]
+def test_build_keeps_the_generation_before_and_no_older_one(small: Path) -> None:
+    first = set(list_names(small))
+    (small / "entries.jsonl").write_text("the first format")
+    (small / "entries-000000000000.db").write_text("of a killed build")
+    (small / ".fresh-entries").write_text("of a killed build")
+    (small / "note.txt").write_text("not ours")
+    build_sample(small, [*make_items(), make_entry("T0005", "eeee")])
+    second = set(list_names(small))
+    assert second > first
+    assert len(second - first) == 3  # two new files and the one that is not ours
+    build_sample(small, [*make_items(), make_entry("T0006", "ffff")])
+    third = set(list_names(small))
+    assert third & first == {"manifest.json"}
+    assert second - first < third
+    assert len(third) == 6
+
+
+def test_process_that_has_the_base_open_goes_on(small: Path) -> None:
+    opened = open_sample(small)
+    for number in range(5, 9):
+        build_sample(small, [*make_items(), make_entry(f"T000{number}", "x" * number)])
+    assert opened.entry("T0008") is None
+    assert opened.search_words("aaaa", 1)[0].entry.id == "T0001"
+    fresh = open_sample(small)
+    assert fresh.entry("T0008") is not None
+    assert fresh.hash != opened.hash
+
+
+def test_same_content_again_changes_no_file(small: Path) -> None:
+    before = {path: path.stat().st_ino for path in small.iterdir() if path.suffix == ".json"}
+    assert not build_sample(small).changed
+    assert {path: path.stat().st_ino for path in before} == before
 
 
 def test_failing_encoder_leaves_the_older_base(small: Path) -> None:
-    class DeadEncoder(LetterEncoder):
-        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-            raise ModelUnavailable("dead")
-
     before = (small / "manifest.json").read_bytes()
     with pytest.raises(ModelUnavailable):
-        write_base(small, make_attack(), DeadEncoder(), lambda step: None)
+        build_sample(small, encoder=DeadEncoder())
     assert (small / "manifest.json").read_bytes() == before
-    KnowledgeBase.open(small, LetterEncoder.model_hash)
+    open_sample(small)
 
 
 def test_base_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="empty"):
-        write_base(tmp_path / "b", Attack((), {}, {}), LetterEncoder(), lambda step: None)
+        build_sample(tmp_path / "b", [])
 
 
-def test_vector_is_the_unit_mean_of_its_kinds_of_passages() -> None:
+def test_two_builds_at_once_are_refused(small: Path) -> None:
+    with (
+        lock_base(small),
+        pytest.raises(ModelError, match="another build or import"),
+        lock_base(small),
+    ):
+        pass
+    with lock_base(small):
+        pass
+
+
+def test_only_what_changed_is_encoded(small: Path) -> None:
     encoder = LetterEncoder()
-    words = Passages("lead", ("one", "two"), ("three",))
-    (vector,) = encode_passages([words], encoder, lambda step: None)
+    items = [*make_items(), make_entry("T0005", "eeee")]
+    with lock_base(small):
+        old = OldBase.open(small, say_nothing)
+        written = write_base(small, gather(items), encoder, say_nothing, old=old)
+    assert encoder.texts == ["eeee. About eeee."]
+    assert (written.encoded, written.reused) == (1, 8)
+    build_sample(small.parent / "fresh", items)
+    assert list_names(small.parent / "fresh") == sorted([*written.manifest.files, "manifest.json"])
 
+
+def test_another_encoders_vectors_are_not_taken_over(small: Path) -> None:
+    class Other(LetterEncoder):
+        model_hash = "cd" * 32
+
+    encoder = Other()
+    with lock_base(small):
+        old = OldBase.open(small, say_nothing)
+        written = write_base(small, gather(make_items()), encoder, say_nothing, old=old)
+    assert (written.encoded, written.reused) == (len(encoder.texts), 0)
+    with pytest.raises(ModelError, match="build the base again"):
+        open_sample(small)
+
+
+def test_default_base_takes_imports_over_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_models()
+    monkeypatch.setattr(  # a part of it, to be quick
+        "appliance.knowledge.build.read_package", lambda folder: islice(read_package(folder), 3000)
+    )
+    imported = gather([make_entry("note:site", "ours", type="note")], "imported")
+    encoder = LetterEncoder()
+    with lock_base(tmp_path):
+        write_base(tmp_path, imported, encoder, say_nothing)
+    build_base(tmp_path, encoder, say_nothing)
+    assert open_sample(tmp_path).entry("note:site") is not None
+    assert open_sample(tmp_path).entry("G0016") is not None
+    encoder.texts.clear()
+    build_base(tmp_path, encoder, say_nothing, keep_imports=False)
+    assert open_sample(tmp_path).entry("note:site") is None
+    assert encoder.texts == []
+
+
+def test_damaged_old_base_is_built_again(small: Path) -> None:
+    for damaged in ("vectors", "entries"):
+        (path,) = small.glob(f"{damaged}-*")
+        path.write_bytes(path.read_bytes()[:-1])
+        said: list[str] = []
+        with lock_base(small):
+            old = OldBase.open(small, said.append)
+            assert (old is None) == (damaged == "entries")
+            encoder = LetterEncoder()
+            write_base(small, gather(make_items()), encoder, say_nothing, old=old)
+        assert encoder.texts
+        assert len(said) == 1
+        open_sample(small)
+
+
+def test_several_encoders_share_the_work_and_give_the_same() -> None:
+    texts = [f"text {number}" for number in range(500)]
+    one, two, three = LetterEncoder(), LetterEncoder(), LetterEncoder()
+    ticks = iter(range(1000))
+    said: list[str] = []
+    shared = encode_texts(texts, [one, two], said.append, lambda: next(ticks))
+    np.testing.assert_array_equal(shared, three.embed(texts))
+    assert sorted(one.texts + two.texts) == sorted(texts)
+    assert said[0] == "encoding 500 texts"
+    assert any("a second" in line and "minutes left" in line for line in said[1:])
+
+
+def test_encoder_that_gives_no_unit_vectors_is_refused() -> None:
+    class Long(LetterEncoder):
+        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            return super().embed(texts) * np.float32(2)
+
+    class Short(LetterEncoder):
+        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            return super().embed(texts)[1:]
+
+    for wrong in (Long(), Short()):
+        with pytest.raises(ModelError, match="the encoder"):
+            encode_texts(["a", "b"], [wrong], say_nothing)
+
+
+# --- passages -------------------------------------------------------------------------------
+
+
+def test_passages_of_a_technique() -> None:
+    content = join_contributions(gather(make_items()), {})
+    passages = gather_passages(content)
+    mine = [p for p in passages if content.entries[p.owner].entry.id in ("T0001", "T0002")]
+    assert [(p.kind, p.text) for p in mine] == [
+        ("lead", "aaaa. About aaaa."),
+        ("analytic", "aaaa. zzzz zz"),
+        ("mean", ""),
+        ("lead", "bbbb. About bbbb."),
+        # The procedure is told of the technique that this one took over from.
+        ("procedure", "Blue Badger hid qqqq in certutil.exe."),
+        ("mean", ""),
+    ]
+    owners = {content.entries[p.owner].entry.id for p in passages}
+    assert owners == {"T0001", "T0002", "G0001", "DET0001", "AN0001", "TA0040"}
+
+
+def test_mean_is_the_unit_mean_of_its_kinds_of_passages() -> None:
     def unit(row: NDArray[np.float32]) -> NDArray[np.float32]:
         scaled: NDArray[np.float32] = row / np.linalg.norm(row)
         return scaled
 
-    lead, one, two, three = encoder.embed(["lead", "one", "two", "three"])
-    expected = unit(lead + unit((one + two) / 2) + three)
-    np.testing.assert_allclose(vector, expected, atol=1e-6)
+    lead, one, two, three = LetterEncoder().embed(["lead", "one", "two", "three"])
+    mean = average_vectors([lead[np.newaxis], np.stack([one, two]), three[np.newaxis]])
+    np.testing.assert_allclose(mean, unit(lead + unit(one + two) + three), atol=1e-6)
+
+
+def test_long_text_is_cut_between_sentences_and_none_is_lost() -> None:
+    text = " ".join(f"Sentence number {number} says a thing." for number in range(200))
+    pieces = cut_text(text, PIECE_CHARS)
+    assert " ".join(pieces) == text
+    assert all(PIECE_CHARS // 2 < len(piece) <= PIECE_CHARS for piece in pieces[:-1])
+    assert all(piece.endswith(".") for piece in pieces)
+    assert cut_text("x" * 2000, PIECE_CHARS) == ["x" * 900, "x" * 900, "x" * 200]
+    assert cut_text("  ", 10) == []
+
+
+def test_rounded_vectors_stay_what_they_are() -> None:
+    vectors = LetterEncoder().embed(["some", "words"])
+    once = round_vectors(vectors)
+    np.testing.assert_array_equal(round_vectors(once), once)
+    np.testing.assert_allclose(once, vectors, atol=1e-3)
+
+
+# --- open and ask ---------------------------------------------------------------------------
 
 
 def test_small_base_answers_by_id_and_by_nearness(small: Path) -> None:
-    opened = KnowledgeBase.open(small, LetterEncoder.model_hash)
-    vector = LetterEncoder().embed(["bbbbb"])[0]
+    opened = open_sample(small)
+    vector = LetterEncoder().embed(["bbbb. About bbbb."])[0]
     hits = opened.search(vector, 10)
-    assert [hit.entry.id for hit in hits] == ["T0002", "T0001"]
-    assert hits[0].score > hits[1].score
-    assert [hit.entry.id for hit in opened.search(vector, 1, "technique")] == ["T0002"]
+    assert len(hits) == len({hit.entry.id for hit in hits}) == 6
+    assert (hits[0].entry.id, round(hits[0].score, 3)) == ("T0002", 1.0)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert opened.search(vector, 1)[0] == hits[0]
     assert opened.search(vector, 0) == []
     assert opened.search(vector, -1) == []
     known = [opened.technique(f"T000{number}") for number in range(1, 6)]
@@ -225,15 +289,139 @@ def test_small_base_answers_by_id_and_by_nearness(small: Path) -> None:
         "dddd",
         None,
     ]
+    assert opened.technique("G0001") is None
     info = opened.info()
-    assert (info.types, info.manifest.entries, info.manifest.vectors) == ({"technique": 2}, 4, 2)
+    assert info.types == {
+        "technique": 2, "group": 1, "strategy": 1, "analytic": 1, "tactic": 1
+    }  # fmt: skip
+    assert (info.manifest.entries, info.manifest.vectors) == (8, 10)
+    assert (info.manifest.links, info.manifest.indicators) == (3, 1)
     assert info.hash == opened.hash
 
 
-def test_type_that_the_base_does_not_hold_finds_nothing(small: Path) -> None:
-    opened = KnowledgeBase.open(small, LetterEncoder.model_hash)
-    other: EntryType = "software"  # type: ignore[assignment]
-    assert opened.search(LetterEncoder().embed(["a"])[0], 5, other) == []
+def test_search_may_be_of_a_type_a_platform_and_a_tactic(small: Path) -> None:
+    opened = open_sample(small)
+    vector = LetterEncoder().embed(["anything"])[0]
+
+    def found(**chosen: str) -> set[str]:
+        by_vector = {hit.entry.id for hit in opened.search(vector, 9, **chosen)}  # type: ignore[arg-type]
+        words = "aaaa bbbb blue badger impact about"
+        by_words = {hit.entry.id for hit in opened.search_words(words, 9, **chosen)}  # type: ignore[arg-type]
+        assert by_words <= by_vector
+        return by_vector
+
+    assert found(type="technique") == {"T0001", "T0002"}
+    assert found(type="group") == {"G0001"}
+    assert found(type="playbook") == set()
+    assert found(platform="windows") == {"T0002"}
+    assert found(platform="Office suite") == {"T0002"}
+    assert found(type="technique", platform="Linux") == {"T0001"}
+    assert found(tactic="impact") == found(tactic="TA0040") == found(tactic="Impact") == {"T0002"}
+    assert found(tactic="impact", platform="Linux") == set()
+    assert found(platform="\0' OR 1") == set()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["T0001", "t0001", "g0001", "TA0040", "an0001"],
+)
+def test_entry_is_found_by_its_id_in_any_case(small: Path, asked: str) -> None:
+    entry = open_sample(small).entry(asked)
+    assert entry is not None
+    assert entry.id == asked.upper()
+
+
+@pytest.mark.parametrize("asked", ["", "T9999", "aaaa", "Blue Badger", "\0", "\ud800", "x" * 10**5])
+def test_what_is_no_id_has_no_entry(small: Path, asked: str) -> None:
+    opened = open_sample(small)
+    assert opened.entry(asked) is None
+    assert opened.technique(asked) is None
+    assert opened.links(asked) == []
+    assert opened.neighbours(asked) == []
+
+
+def test_links_are_found_from_both_ends_and_through_revocation(small: Path) -> None:
+    opened = open_sample(small)
+    assert [link.kind for link in opened.links("DET0001")] == ["detects", "has"]
+    assert [link.source for link in opened.links("T0001")] == ["DET0001"]
+    # G0001 uses T0003, which T0002 took over from.
+    (uses,) = opened.links("T0002")
+    assert (uses.source, uses.kind, uses.target) == ("G0001", "uses", "T0003")
+    assert opened.links("T0003") == [uses]
+    (group,) = opened.neighbours("T0002")
+    assert (group.id, group.forward, group.entry and group.entry.title) == (
+        "G0001",
+        False,
+        "Blue Badger",
+    )
+    (technique,) = opened.neighbours("g0001")
+    assert (technique.id, technique.forward) == ("T0002", True)
+
+
+def test_id_of_another_release_stands_for_the_entry(tmp_path: Path) -> None:
+    items = make_items()
+    items.append(type(items[8])("sigma:1", "watches", "T1685", "Rules"))  # type: ignore[call-arg, arg-type]
+    with lock_base(tmp_path):
+        write_base(
+            tmp_path,
+            gather(items),
+            LetterEncoder(),
+            say_nothing,
+            renumbered={"T1685": "T0001", "T0009": "T8888"},
+        )
+    opened = open_sample(tmp_path)
+    entry = opened.entry("t1685")
+    assert entry is not None
+    assert entry.id == "T0001"
+    assert opened.technique("T1685") is None
+    assert opened.other_ids("T0001") == ["T1685"]
+    assert opened.other_ids("T0002") == []
+    assert {link.source for link in opened.links("T0001")} == {"DET0001", "sigma:1"}
+    assert opened.links("T1685") == opened.links("T0001")
+    assert [n.entry for n in opened.neighbours("T0001") if n.id == "sigma:1"] == [None]
+
+
+def test_revocations_in_a_circle_end(tmp_path: Path) -> None:
+    items = [
+        make_entry("T0001", "a", revoked=True, revoked_by="T0002"),
+        make_entry("T0002", "b", revoked=True, revoked_by="T0001"),
+        make_entry("T0003", "c"),
+    ]
+    build_sample(tmp_path, [*items, *make_items()[8:]])
+    assert len(open_sample(tmp_path).links("T0003")) == 1
+
+
+def test_indicators_are_given_back(small: Path) -> None:
+    (indicator,) = open_sample(small).indicators()
+    assert indicator == make_items()[-1]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("T0001", "T0001"),
+        ("certutil.exe", "T0002"),
+        ("CERTUTIL", "T0002"),
+        ("hiding qqqq", "T0002"),
+        ("apt 999", "G0001"),
+        ("APT 999", "G0001"),
+        ("grun", "G0001"),
+        ("blue badgers", "G0001"),
+        ("impact", "TA0040"),
+        ("certu*", "T0002"),
+    ],
+)
+def test_words_find(small: Path, query: str, wanted: str) -> None:
+    hits = open_sample(small).search_words(query, 3)
+    assert hits[0].entry.id == wanted
+    assert all(np.isfinite(hit.score) for hit in hits)
+
+
+@pytest.mark.parametrize(
+    "query", ["", "the of", "\0", '"', "NEAR(", "a* OR", "-x", "qwxz", "T0003"]
+)
+def test_words_that_nothing_has_find_nothing(small: Path, query: str) -> None:
+    assert open_sample(small).search_words(query, 3) == []
 
 
 @pytest.mark.parametrize(
@@ -247,9 +435,11 @@ def test_type_that_the_base_does_not_hold_finds_nothing(small: Path) -> None:
     ids=["two axes", "too long", "nan", "inf"],
 )
 def test_vector_of_another_shape_is_refused(small: Path, vector: NDArray[np.float32]) -> None:
-    opened = KnowledgeBase.open(small, LetterEncoder.model_hash)
     with pytest.raises(ModelError, match="finite numbers"):
-        opened.search(vector, 1)
+        open_sample(small).search(vector, 1)
+
+
+# --- what is refused ------------------------------------------------------------------------
 
 
 def test_base_made_with_another_encoder_is_refused(small: Path) -> None:
@@ -257,20 +447,22 @@ def test_base_made_with_another_encoder_is_refused(small: Path) -> None:
         KnowledgeBase.open(small, "cd" * 32)
 
 
-@pytest.mark.parametrize("name", ["entries.jsonl", "vectors.faiss"])
-def test_damaged_file_is_refused(small: Path, name: str) -> None:
-    raw = bytearray((small / name).read_bytes())
+@pytest.mark.parametrize("kind", ["entries", "vectors"])
+def test_damaged_file_is_refused(small: Path, kind: str) -> None:
+    (path,) = small.glob(f"{kind}-*")
+    raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
-    (small / name).write_bytes(raw)
-    with pytest.raises(ModelError, match=f"{name}: SHA-256"):
-        KnowledgeBase.open(small, LetterEncoder.model_hash)
+    path.write_bytes(raw)
+    with pytest.raises(ModelError, match=f"{path.name}: SHA-256"):
+        open_sample(small)
 
 
-@pytest.mark.parametrize("name", ["entries.jsonl", "vectors.faiss", "manifest.json"])
-def test_missing_file_is_refused(small: Path, name: str) -> None:
-    (small / name).unlink()
+@pytest.mark.parametrize("pattern", ["entries-*", "vectors-*", "manifest.json"])
+def test_missing_file_is_refused(small: Path, pattern: str) -> None:
+    (path,) = small.glob(pattern)
+    path.unlink()
     with pytest.raises(ModelError, match="cannot be read"):
-        KnowledgeBase.open(small, LetterEncoder.model_hash)
+        open_sample(small)
 
 
 def _change_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
@@ -288,11 +480,22 @@ def _change_manifest(change: Callable[[dict[str, object]], object]) -> Callable[
         (lambda folder: (folder / "manifest.json").write_bytes(b"{"), "not a manifest"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "not a manifest"),
         (_change_manifest(lambda manifest: manifest.update(extra=1)), "not a manifest"),
-        (_change_manifest(lambda manifest: manifest.update(format=2)), "not a manifest"),
+        (_change_manifest(lambda manifest: manifest.update(format=1)), "not a manifest"),
         (_change_manifest(lambda manifest: manifest.update(files={})), "pins"),
-        (_change_manifest(lambda manifest: manifest.update(entries=3)), "do not fit"),
+        (
+            _change_manifest(
+                lambda manifest: manifest.update(
+                    files={"../entries-000000000000.db": "", "vectors-000000000000.faiss": ""}
+                )
+            ),
+            "pins",
+        ),
         (_change_manifest(lambda manifest: manifest.update(vectors=9)), "do not fit"),
         (_change_manifest(lambda manifest: manifest.update(dims=9)), "do not fit"),
+        (
+            _change_manifest(lambda manifest: manifest.update(index={"kind": "ivf", "lists": 3})),
+            "not an index of 3 lists",
+        ),
     ],
 )
 def test_manifest_that_does_not_fit_is_refused(
@@ -300,35 +503,102 @@ def test_manifest_that_does_not_fit_is_refused(
 ) -> None:
     damage(small)
     with pytest.raises(ModelError, match=said):
-        KnowledgeBase.open(small, LetterEncoder.model_hash)
+        open_sample(small)
 
 
-def test_pinned_content_that_is_no_index_or_entries_is_refused(small: Path) -> None:
-    import hashlib
+def _empty_database() -> bytes:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE facts(name, value)")
+    return connection.serialize()
 
-    for name, content, said in (
-        ("vectors.faiss", b"not an index", "not a faiss index"),
-        ("entries.jsonl", b'{"id":1}\n', "not entries"),
-    ):
-        (small / name).write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
 
-        def pin(manifest: dict[str, object], name: str = name, digest: str = digest) -> None:
-            files = manifest["files"]
-            assert isinstance(files, dict)
-            files[name] = digest
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        ("vectors", b"not an index", "not a faiss index"),
+        ("entries", b"not a database", "not the entries"),
+        ("entries", _empty_database(), "not the entries"),
+    ],
+)
+def test_pinned_content_that_is_no_index_or_entries_is_refused(
+    small: Path, kind: str, content: bytes, said: str
+) -> None:
+    (path,) = small.glob(f"{kind}-*")
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
 
-        _change_manifest(pin)(small)
-        with pytest.raises(ModelError, match=said):
-            KnowledgeBase.open(small, LetterEncoder.model_hash)
+    def pin(manifest: dict[str, object]) -> None:
+        files = manifest["files"]
+        assert isinstance(files, dict)
+        files[path.name] = digest
+
+    _change_manifest(pin)(small)
+    with pytest.raises(ModelError, match=said):
+        open_sample(small)
 
 
 def test_importing_the_package_does_not_load_faiss() -> None:
     code = (
         "import sys, appliance.knowledge.base, appliance.knowledge.build, "
-        "appliance.knowledge.search; sys.exit('faiss' in sys.modules)"
+        "appliance.knowledge.imports, appliance.knowledge.search; sys.exit('faiss' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- search, without meaning ----------------------------------------------------------------
+
+
+def test_fusion_prefers_what_both_lists_have() -> None:
+    hits = {name: Hit(make_entry(name, name), 0.5) for name in "abcd"}
+    fused = fuse_ranks([[hits["a"], hits["b"], hits["c"]], [hits["d"], hits["c"]]])
+    assert [entry.id for entry in fused] == ["c", "a", "d", "b"]
+    assert fuse_ranks([]) == []
+
+
+def test_score_of_what_only_words_found_is_its_cosine(small: Path) -> None:
+    opened, encoder = open_sample(small), LetterEncoder()
+    results = search_text(opened, encoder.embed, "qqqq hidden with certutil", 6)
+    assert {result.id for result in results} >= {"T0002", "G0001"}
+    near = {
+        hit.entry.id: hit.score
+        for hit in opened.search(encoder.embed(["qqqq hidden with certutil"])[0], 9)
+    }
+    for result in results:
+        assert result.score == pytest.approx(near[result.id], abs=1e-5)
+    assert opened.score_entries(encoder.embed(["x"])[0], ["T0003", "nobody"]) == {}
+
+
+def test_ids_are_named_in_any_case_and_only_of_the_type(small: Path) -> None:
+    opened, encoder = open_sample(small), LetterEncoder()
+    results = search_text(opened, encoder.embed, "has g0001 used t0003, or T0001?", 9)
+    assert [(r.id, r.score) for r in results[:3]] == [
+        ("G0001", 1.0),
+        ("T0003", 1.0),
+        ("T0001", 1.0),
+    ]
+    assert encoder.texts == ["has Blue Badger used cccc, or aaaa?"]
+    assert len({result.id for result in results}) == len(results) == 7
+    techniques = search_text(opened, encoder.embed, "has g0001 used t0003?", 9, "technique")
+    assert techniques[0].id == "T0003"
+    assert {result.id for result in techniques[1:]} == {"T0001", "T0002"}
+    assert len(search_text(opened, encoder.embed, "G0001 T0001", 1)) == 1
+
+
+def test_without_the_encoder_words_answer_and_it_is_said(small: Path) -> None:
+    opened = open_sample(small)
+    with pytest.raises(ModelUnavailable):
+        search_text(opened, DeadEncoder().embed, "badger", 3)
+    answer = answer_query(opened, DeadEncoder().embed, "T0001 badger", 3)
+    assert answer.missing == "the encoder is down"
+    assert [(r.id, r.score) for r in answer.results] == [
+        ("T0001", 1.0),
+        ("G0001", 0.0),
+        ("T0002", 0.0),
+    ]
+    assert answer.results == search_by_words(opened, "T0001 badger", 3)
+    whole = answer_query(opened, LetterEncoder().embed, "T0001 badger", 3)
+    assert whole.missing == ""
+    assert whole.results == search_text(opened, LetterEncoder().embed, "T0001 badger", 3)
 
 
 # --- search, with the real encoder ----------------------------------------------------------
@@ -355,8 +625,7 @@ def test_search_finds_what_is_meant(
     results = search_text(base, client.embed, query, 5)
     assert len(results) == 5
     assert wanted in [result.external_id for result in results]
-    scores = [result.score for result in results]
-    assert scores == sorted(scores, reverse=True)
+    assert all(0.0 < result.score <= 1.0 for result in results)
 
 
 def test_id_in_the_query_comes_first(base: KnowledgeBase, client: EncoderClient) -> None:
@@ -368,8 +637,9 @@ def test_id_in_the_query_comes_first(base: KnowledgeBase, client: EncoderClient)
 
 
 def test_id_alone_finds_its_neighbours_too(base: KnowledgeBase, client: EncoderClient) -> None:
-    results = search_text(base, client.embed, "T1003.001", 5)
-    assert [result.external_id for result in results[:2]] == ["T1003.001", "T1003"]
+    results = search_text(base, client.embed, "T1003.001", 5, "technique")
+    assert results[0].external_id == "T1003.001"
+    assert all(result.external_id.startswith("T1003") for result in results[:3])
 
 
 def test_revoked_technique_is_found_by_id_only(base: KnowledgeBase, client: EncoderClient) -> None:

@@ -19,8 +19,12 @@ def test_a_wheel_carries_rules_and_manifest(tmp_path: Path) -> None:
     assert "appliance/defaults/models/manifest.json" in names
     assert "appliance/py.typed" in names
     mine = {name for name in names if name.startswith("appliance/defaults/models/sentinel/")}
-    files = ("sentinel.gguf", "sentinel.heads.safetensors", "sentinel.json")
+    files = {"sentinel.gguf", "sentinel.heads.safetensors", "sentinel.json"}
+    files |= {"sentinel.ngrams.npz", "sentinel.techniques.npz"}
     assert mine == {f"appliance/defaults/models/sentinel/{name}" for name in files}
+    own = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("appliance/knowledge/own/*")}
+    assert len(own) >= 5
+    assert own <= names
     rest = names - mine
     assert not any(name.endswith((".gguf", ".faiss")) or "/tests/" in name for name in rest)
     assert any(name.endswith("/licenses/LICENSE") for name in names)

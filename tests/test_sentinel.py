@@ -114,6 +114,10 @@ def test_heads_give_what_their_weights_say() -> None:
     chances = [chance for _, chance in heads.guess_techniques(vectors[1])]
     assert sum(chances) == pytest.approx(1.0)
     assert chances[0] > 0.99
+    # Another expert counts as much as the head.
+    found = dict(heads.guess_techniques(vectors[1], np.array([0.0, 40.0])))
+    assert found["T2"] > 0.99
+    assert sum(found.values()) == pytest.approx(1.0)
     placed = heads.place(vectors[0])
     assert placed.shape == (SPACE,)
     assert float(np.linalg.norm(placed)) == pytest.approx(1.0)

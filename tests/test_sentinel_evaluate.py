@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from appliance.detect.sentinel.heads import Heads
+from appliance.detect.sentinel.heads import About, Heads
 from appliance.errors import ModelError
 from appliance.inference.manifest import SENTINEL_HEADS, SENTINEL_MANIFEST, verify_sentinel
 from appliance.sentinel_metrics import (
@@ -341,10 +341,23 @@ def test_files_without_a_rule_are_told_apart() -> None:
 
 
 def test_techniques_are_summed_into_parents() -> None:
-    weight = np.array([[2.0, 0.0], [2.0, 0.0], [2.5, 0.0]], np.float32)
-    guesser = Guesser(["T1059.001", "T1059.003", "T1003"], weight, np.zeros(3, np.float32))
+    names = ("T1059.001", "T1059.003", "T1003")
+    zeros = np.zeros((1, 2), np.float32)
+    tensors = {
+        "malicious.weight": zeros,
+        "malicious.bias": zeros[0, :1],
+        "technique.weight": np.array([[2.0, 0.0], [2.0, 0.0], [2.5, 0.0]], np.float32),
+        "technique.bias": np.zeros(3, np.float32),
+        "tactic.weight": zeros,
+        "tactic.bias": zeros[0, :1],
+        "project.weight": np.zeros((384, 2), np.float32),
+    }
+    heads = Heads(tensors, About(names, ("execution",), {"1": 0.5}))
+    guesser = Guesser(heads, None)
     vectors = np.array([[1.0, 0.0]], np.float32)
-    assert guesser.rank(vectors, np.array([3.0])) == ["T1059", "T1003"]
+    assert guesser.rank(["a 1"], vectors, np.array([3.0])) == ["T1059", "T1003"]
+    other = Guesser(heads, lambda _: np.array([0.0, 0.0, 9.0]))
+    assert other.rank(["a 1"], vectors, np.array([3.0])) == ["T1003", "T1059"]
 
     def get_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.repeat(vectors, len(texts), axis=0)
@@ -406,7 +419,7 @@ def test_evasion_asks_the_masked_text() -> None:
 
 def write_work(work: Path) -> None:
     """A work folder with a random model and examples of both labels in every split."""
-    write_sentinel(work, scale=4.0)
+    write_sentinel(work, scale=4.0, ngrams=True)
     rows = []
     for split in ("train", "valid", "test"):
         for n in range(90):
@@ -460,7 +473,7 @@ def test_only_what_was_measured_is_shipped(tmp_path: Path) -> None:
     (work / RESULTS_FILE).write_text(json.dumps(results))
     names = ship_model(work, folder)
     assert names[-1] == SENTINEL_MANIFEST
-    assert verify_sentinel(folder / "sentinel.gguf").dims == 128
+    assert verify_sentinel(folder / "sentinel.gguf").dims == 129
     shutil.copy(work / SENTINEL_MANIFEST, work / "old.json")
     write_thresholds(work, {"1": 0.5}, {})
     shutil.copy(work / "old.json", work / SENTINEL_MANIFEST)

@@ -51,7 +51,7 @@ START = 1_795_000_000.0
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random sentinel that finds about one of `make_lines` in five."""
     folder = tmp_path_factory.mktemp("sentinel")
-    path = write_sentinel(folder)
+    path = write_sentinel(folder, ngrams=True)
     client = SentinelClient(path)
     client.start()
     try:
@@ -61,7 +61,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     heads = Heads.parse((folder / "sentinel.heads.safetensors").read_bytes(), "heads")
     limit = heads.find_threshold("log", Sentinel().budget)
     highest = float(np.quantile(heads.weigh(vectors), 0.8))
-    return write_sentinel(folder, bias=float(np.log(limit / (1 - limit))) - highest)
+    bias = float(np.log(limit / (1 - limit))) - highest
+    return write_sentinel(folder, bias=bias, ngrams=True)
 
 
 @pytest.fixture
@@ -573,13 +574,9 @@ def test_a_broken_model_is_said_and_the_rules_run(box: Box, model: Path) -> None
     broken = box.folder / "m"
     broken.mkdir()
     for path in model.parent.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes()[:-1])
-    write_manifest(broken)  # its hashes are right, llama.cpp can't load it
-    (broken / "sentinel.heads.safetensors").write_bytes(
-        (model.parent / "sentinel.heads.safetensors").read_bytes()
-    )
+        (broken / path.name).write_bytes(path.read_bytes())
     (broken / "sentinel.gguf").write_bytes(b"GGUF" + b"\0" * 100)
-    write_manifest(broken)
+    write_manifest(broken, dims=129)  # its hashes are right, llama.cpp can't load it
     box.config = replace(box.config, sentinel=Sentinel(model=str(broken)))
     box.start()
     box.append(ROOT_LOGIN)

@@ -11,11 +11,22 @@ import pytest
 
 from appliance.detect.sentinel.heads import About, Heads
 from appliance.errors import ModelError
+from appliance.inference.client import SentinelClient
 from appliance.inference.manifest import hash_file
+from appliance.inference.ngrams import COLUMNS, ORDINARY, Ngrams, TechniqueNgrams
 from models.sentinel.augment import augment_text
 from models.sentinel.heads import list_tactics, read_techniques, write_heads
 from models.sentinel.measures import fit_temperature, list_figures, measure_auroc, measure_recall
-from models.sentinel.ngrams import COLUMNS, apply_scores, list_grams, weigh_columns
+from models.sentinel.ngrams import (
+    ALL,
+    apply_scores,
+    cross_fit,
+    fit_techniques,
+    list_grams,
+    weigh_columns,
+    write_ngrams,
+    write_techniques,
+)
 from models.sentinel.options import Options
 from models.sentinel.rows import Example, write_rows
 from models.sentinel.training import share_techniques, weigh_rows
@@ -181,14 +192,14 @@ def test_grams_are_those_of_each_text_alone() -> None:
     table = list_grams(texts)
     assert len(table) == len(texts)
     sizes = np.diff(table.starts)
-    assert sizes[1] == sizes[2] == 0
+    assert sizes[1:3].tolist() == [0, 1]
     assert sizes[0] == sizes[3] > 30
     for row, text in enumerate(texts):
         alone = list_grams([text])
         taken = table.take(np.array([row]))
         np.testing.assert_array_equal(taken.columns, alone.columns)
-    distinct = {text[at : at + n] for n in (3, 4, 5) for text in texts[:1] for at in range(17 - n)}
-    assert sizes[0] <= len(distinct)
+    distinct = {texts[0][at : at + n] for n in range(2, 7) for at in range(17 - n)}
+    assert sizes[0] == len(distinct)  # of so few none share a column
 
 
 def test_a_row_of_grams_has_length_one_and_the_constant_is_added() -> None:
@@ -196,6 +207,57 @@ def test_a_row_of_grams_has_length_one_and_the_constant_is_added() -> None:
     coefficients = np.zeros(COLUMNS + 1, np.float32)
     coefficients[-1] = 0.5
     assert apply_scores(table, weigh_columns(table), coefficients).tolist() == [0.5, 0.5]
+
+
+def test_regressions_are_of_other_groups_and_come_back_as_the_product_runs_them(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
+    texts = [
+        f"process : {word} {n}" for n in range(40) for word in ("whoami /all", "notepad a.txt")
+    ]
+    labels = np.array([1.0, 0.0] * 40, np.float32)
+    folds = np.repeat(np.arange(40) % 4, 2)
+    fitted = np.arange(80) < 72
+    folds[~fitted] = ALL
+    table = list_grams(texts)
+    found = cross_fit(table, labels, np.ones(80, np.float32), fitted, folds)
+    assert sorted(found.coefficients) == [ALL, 0, 1, 2, 3]
+    scores = found.score(table, folds)
+    assert ((scores > 0) == (labels > 0)).all()
+    # The regression of a fold did not see its rows: turning their labels changes nothing for them.
+    turned = np.where(folds == 2, 1 - labels, labels).astype(np.float32)
+    again = cross_fit(table, turned, np.ones(80, np.float32), fitted, folds)
+    np.testing.assert_array_equal(again.coefficients[2], found.coefficients[2])
+    assert (again.coefficients[1] != found.coefficients[1]).any()
+    write_ngrams(tmp_path / "one.npz", found)
+    product = Ngrams.parse((tmp_path / "one.npz").read_bytes(), "one.npz")
+    whole = found.score(table, np.full(80, ALL))
+    np.testing.assert_allclose([product.weigh(text) for text in texts], whole, atol=1e-4)
+    kept = (tmp_path / "one.npz").read_bytes()
+    write_ngrams(tmp_path / "one.npz", found)
+    assert (tmp_path / "one.npz").read_bytes() == kept
+    write_ngrams(tmp_path / "one.npz", found, texts[:3])
+    product = Ngrams.parse((tmp_path / "one.npz").read_bytes(), "one.npz")
+    assert [product.weigh(text) == ORDINARY for text in texts[:4]] == [True] * 3 + [False]
+
+
+def test_techniques_are_learnt_from_grams(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason=TRAIN)
+    words = ("whoami /all", "reg add hklm", "schtasks /create")
+    texts = [f"process : {word} {n}" for n in range(30) for word in words]
+    index = np.tile(np.array([[0, 0], [1, 0], [2, 1]]), (30, 1))
+    share = np.tile(np.array([[1, 0], [1, 0], [0.75, 0.25]], np.float32), (30, 1))
+    write_techniques(tmp_path / "t.npz", *fit_techniques(texts, index, share, 4))
+    kept = (tmp_path / "t.npz").read_bytes()
+    product = TechniqueNgrams.parse(kept, "t.npz")
+    assert product.count == 4
+    for word, expected in zip(words, range(3), strict=True):
+        logits = product.weigh(f"process cmd.exe : {word} 99")
+        assert int(np.argmax(logits)) == expected
+        assert int(np.argmin(logits)) == 3  # which no text has
+    write_techniques(tmp_path / "t.npz", *fit_techniques(texts, index, share, 4))
+    assert (tmp_path / "t.npz").read_bytes() == kept
 
 
 # Augmentation
@@ -372,7 +434,6 @@ def test_a_small_run_learns_and_exports(tmp_path: Path, monkeypatch: pytest.Monk
         pytest.importorskip(name, reason=TRAIN)
     pytest.importorskip("gguf", reason="the extra 'build'")
     from models.sentinel import export, student, teacher, tokenizer
-    from models.sentinel.llama import Runner
 
     monkeypatch.setattr(student, "SMALL", student.Plan(passes=8.0, batch=32, max_rows=600))
     monkeypatch.setattr(teacher, "SMALL", teacher.Plan(max_examples=64, max_scored=200, tokens=32))
@@ -390,9 +451,11 @@ def test_a_small_run_learns_and_exports(tmp_path: Path, monkeypatch: pytest.Monk
         assert hash_file(work / name) == expected
     heads = Heads.parse((work / "sentinel.heads.safetensors").read_bytes(), "heads")
     shown = [row for row in rows if row.split == "test"]
-    runner = Runner(work / "sentinel.gguf", heads.about.tokens)
-    vectors = runner.pool_texts([row.text for row in shown])
-    runner.close()
+    client = SentinelClient(work / "sentinel.gguf")
+    client.start()
+    client.wait_ready(60.0)
+    vectors = client.embed([row.text for row in shown])
+    client.close()
     labels = np.array([row.label for row in shown])
     assert measure_auroc(heads.score(vectors), labels) > 0.9
     right = [

@@ -70,6 +70,7 @@ def test_rule_info_is_filled(tmp_path: Path) -> None:
     assert (info.id, info.title, info.description) == (ID, "Test rule", "What it is.")
     assert info.level == "high"
     assert info.techniques == ("T1059.001", "T1003")
+    assert info.others == ("G0016", "CVE-2024-1234")
     assert info.tactics == ("defense-evasion", "credential-access")
     assert info.logsource == LogSource("windows", "process_creation")
     assert (info.path, info.line) == (str(path), 3)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from appliance.assembly import open_overrides
+from appliance.assembly import open_indicators, open_overrides
 from appliance.commands.settings import parse_level
 from appliance.config import Config, load_config
 from appliance.daemon import run_daemon
@@ -42,6 +43,8 @@ def check_config(args: argparse.Namespace) -> Exit:
     config = load_config(path)
     open_overrides(config)
     read_pipelines([Path(name) for name in config.pipelines])
+    with tempfile.TemporaryDirectory(prefix="appliance-check-") as folder:
+        open_indicators(config, Path(folder))
     View().line(
         f"{clean(path, 4096)}: good: {len(config.sources)} sources, {len(config.sinks)} sinks, "
         f"state in {clean(config.state_dir, 4096)}"

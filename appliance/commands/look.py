@@ -99,6 +99,7 @@ def _print_status(view: View, facts: Body) -> None:
     view.line(f"detectors: {fired or 'none has fired'}")
     _print_models(view, facts)
     _print_sentinel(view, facts["sentinel"])
+    _print_indicators(view, facts.get("indicators", {}))
     view.table(
         ["sink", "target", "delivered", "waiting", "refused", "lost", "state"],
         [
@@ -243,6 +244,25 @@ def _print_sentinel(view: View, facts: Body) -> None:
     for name, what in gaps:
         if facts[name]:
             view.line(f"sentinel: {facts[name]} events {what}", "yellow")
+
+
+def _print_indicators(view: View, facts: Body) -> None:
+    """What is looked for, and what could not be."""
+    files = facts.get("files", [])
+    if not files and not facts.get("events"):
+        return
+    held = f"{sum(file['values'] for file in files)} values in {len(files)} files; "
+    view.line(
+        f"indicators: {held if files else ''}{facts.get('events', 0)} events looked up, "
+        f"{facts.get('matched', 0)} found, {facts.get('expired', 0)} behind and "
+        f"{facts.get('early', 0)} before their validity"
+    )
+    if facts.get("faults"):
+        why = facts.get("fault", "")
+        view.line(
+            f"indicators: {facts['faults']} look-ups failed" + (f": {clean(why)}" if why else ""),
+            "yellow",
+        )
 
 
 def read_selection(args: argparse.Namespace) -> Body:

@@ -1,4 +1,4 @@
-"""`model info|build` and `kb build|search|info`: the models and the knowledge base."""
+"""`model info|build`: the models."""
 
 import argparse
 import sys
@@ -8,17 +8,12 @@ from typing import Any
 import msgspec
 
 from appliance.assembly import load_heads
-from appliance.errors import ApplianceError, Exit, ModelError
-from appliance.inference.client import EncoderClient
+from appliance.errors import Exit, ModelError
 from appliance.inference.gguf_encoder import build_encoder, find_encoder_source
 from appliance.inference.manifest import read_pinned, verify_built, verify_sentinel
-from appliance.knowledge.base import KnowledgeBase
-from appliance.knowledge.build import build_base
-from appliance.knowledge.search import search_text
 from appliance.places import (
     build_folder,
     data_folders,
-    find_knowledge,
     find_models,
     find_sentinel,
     shipped_manifest,
@@ -33,9 +28,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def need_encoder() -> Path:
-    """The built encoder's file. Raises ModelError when there is none."""
-    models = find_models()
+def need_encoder(configured: str = "") -> Path:
+    """The built encoder's file, in the `configured` folder of models or the first that has it.
+    Raises ModelError when there is none."""
+    models = find_models(configured)
     if models is None:
         looked = ", ".join(str(folder / "models") for folder in data_folders())
         raise ModelError(f"no encoder is built (looked in {looked}): run `appliance model build`")
@@ -98,73 +94,3 @@ def describe_sentinel() -> dict[str, Any] | None:
         "trained": about.trained,
         "recipe": about.recipe,
     }
-
-
-def kb_build(args: argparse.Namespace) -> Exit:
-    """`appliance kb build`."""
-    target = (Path(args.to) if args.to else build_folder()) / "knowledge"
-    model = (Path(args.to) / "models" / ENCODER) if args.to else need_encoder()
-    encoder = EncoderClient(model)
-    if target.is_dir() and not args.force:
-        try:
-            KnowledgeBase.open(target, encoder.model_hash)
-        except ModelError as error:
-            say(f"building again: {error}")
-        else:
-            say(f"{target}: built already")
-            return Exit.DONE
-    encoder.start()
-    try:
-        build_base(target, encoder, say)
-    finally:
-        encoder.close()
-    return Exit.DONE
-
-
-def need_base(encoder_hash: str) -> KnowledgeBase:
-    """The knowledge base. Raises ModelError when there is none."""
-    folder = find_knowledge()
-    if folder is None:
-        looked = ", ".join(str(data / "knowledge") for data in data_folders())
-        raise ModelError(
-            f"no knowledge base is built (looked in {looked}): run `appliance kb build`"
-        )
-    return KnowledgeBase.open(folder, encoder_hash)
-
-
-def kb_info(args: argparse.Namespace) -> Exit:
-    """`appliance kb info`."""
-    base = need_base(verify_built(need_encoder()).sha256)
-    facts: dict[str, Any] = msgspec.to_builtins(base.info())
-    view = View()
-    if args.json:
-        view.json(facts)
-        return Exit.DONE
-    for name, value in facts.items():
-        view.line(f"{name:<12} {clean(value, 2000)}")
-    return Exit.DONE
-
-
-def kb_search(args: argparse.Namespace) -> Exit:
-    """`appliance kb search`: exit 1 when nothing is found."""
-    encoder = EncoderClient(need_encoder())
-    base = need_base(encoder.model_hash)
-    encoder.start()
-    try:
-        results = search_text(base, encoder.embed, args.query, args.k, args.type)
-    finally:
-        encoder.close()
-    view = View()
-    if args.json:
-        view.json([msgspec.to_builtins(result) for result in results])
-    else:
-        view.table(
-            ["id", "type", "score", "title", "source"],
-            [
-                [r.external_id, r.type, f"{r.score:.3f}", r.title, f"{r.source} {r.version}"]
-                for r in results
-            ],
-        )
-    if not results:
-        raise ApplianceError(f"nothing found for {args.query!r}")
-    return Exit.DONE

@@ -21,6 +21,8 @@ MANIFEST_NAME: Final = "manifest.json"
 SENTINEL_MANIFEST: Final = "sentinel.json"
 SENTINEL_FILE: Final = "sentinel.gguf"
 SENTINEL_HEADS: Final = "sentinel.heads.safetensors"
+SENTINEL_NGRAMS: Final = "sentinel.ngrams.npz"
+SENTINEL_TECHNIQUES: Final = "sentinel.techniques.npz"
 
 #: A manifest is read whole into memory: no honest one comes near this many bytes.
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -71,7 +73,8 @@ class BuiltModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SentinelModel(msgspec.Struct, frozen=True):
     """What a trained sentinel is: `files` maps the names of its files, beside this manifest, to
-    their SHA-256 in hex; `dims` is the length of its vectors, `tokens` how many it reads of a text
+    their SHA-256 in hex; `dims` is the length of its vectors (where it has n-grams, their log-odds
+    are the last number), `tokens` how many it reads of a text
     (0: as many as its file says). What else the recipe wrote there is for readers."""
 
     format: Literal[1]
@@ -139,10 +142,11 @@ def read_sentinel(model: Path) -> SentinelModel:
 
 
 def verify_sentinel(model: Path) -> SentinelModel:
-    """Read the manifest beside a sentinel's GGUF file and check that file against it. Raises
-    ModelError when its SHA-256 is another."""
+    """Read the manifest beside a sentinel's GGUF file and check its files against it. Raises
+    ModelError when the SHA-256 of one is another."""
     read = read_sentinel(model)
-    check_hash(model, read.sha256)
+    for name, expected in read.files.items():
+        check_hash(model.parent / name, expected)
     return read
 
 
@@ -151,6 +155,19 @@ def check_hash(path: Path, expected: str) -> None:
     found = hash_file(path)
     if found != expected:
         raise ModelError(f"{path}: SHA-256 is {found}, its manifest says {expected}")
+
+
+def read_checked(path: Path, expected: str) -> bytes:
+    """The file's content, whose SHA-256 is `expected`. Raises ModelError when it can't be read or
+    is another."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    found = hashlib.sha256(raw).hexdigest()
+    if found != expected:
+        raise ModelError(f"{path}: SHA-256 is {found}, its manifest says {expected}")
+    return raw
 
 
 def write_durably(path: Path, content: bytes) -> None:

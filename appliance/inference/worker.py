@@ -39,7 +39,15 @@ from appliance.inference.frames import (
     pack_frame,
     tidy_text,
 )
-from appliance.inference.manifest import BuiltModel, SentinelModel, verify_built, verify_sentinel
+from appliance.inference.manifest import (
+    SENTINEL_NGRAMS,
+    BuiltModel,
+    SentinelModel,
+    read_checked,
+    verify_built,
+    verify_sentinel,
+)
+from appliance.inference.ngrams import Ngrams
 
 #: prctl(2): signal this process when the thread that started it ends.
 _PR_SET_PDEATHSIG: Final = 1
@@ -79,7 +87,7 @@ class Encoder:
         self._tokens = min(tokens, int(llama_cpp.llama_model_n_ctx_train(self._model)))
         self._context = self._open_context()
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self.dims = int(llama_cpp.llama_model_n_embd(self._model))
+        self.dims = self._width = int(llama_cpp.llama_model_n_embd(self._model))
         if llama_cpp.llama_pooling_type(self._context) != llama_cpp.LLAMA_POOLING_TYPE_MEAN:
             raise ModelError(f"{model}: not a sentence encoder with mean pooling")
         self._batch = llama_cpp.llama_batch_init(self._tokens, 0, 1)
@@ -105,7 +113,7 @@ class Encoder:
         row = self._llama.llama_get_embeddings_seq(self._context, 0)
         if not row:
             raise ModelError("llama.cpp gave no vector")
-        vector = np.ctypeslib.as_array(row, (self.dims,)).astype(np.float32)
+        vector = np.ctypeslib.as_array(row, (self._width,)).astype(np.float32)
         if not np.isfinite(vector).all():
             raise ModelError("the vector is not finite")
         return vector
@@ -164,11 +172,22 @@ class Encoder:
 
 
 class Sentinel(Encoder):
-    """The sentinel's encoder: its heads want the mean as it is, not its direction alone."""
+    """The sentinel's encoder: its heads want the mean as it is, not its direction alone, and, where
+    it has `ngrams`, their log-odds behind it."""
+
+    def __init__(self, model: Path, tokens: int, ngrams: Ngrams | None) -> None:
+        super().__init__(model, tokens)
+        self._ngrams = ngrams
+        self.dims += ngrams is not None
 
     def encode(self, text: str) -> NDArray[np.float32]:
-        """As `pool`."""
-        return self.pool(text)
+        """As `pool`, and the log-odds; shape (dims,)."""
+        if self._ngrams is None:
+            return self.pool(text)
+        vector = np.empty(self.dims, np.float32)
+        vector[:-1] = self.pool(text)
+        vector[-1] = self._ngrams.weigh(text)
+        return vector
 
 
 def die_with_parent(parent: int) -> None:
@@ -256,12 +275,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _load_encoder(model: Path, built: BuiltModel | SentinelModel) -> Encoder:
     if isinstance(built, SentinelModel):
-        encoder: Encoder = Sentinel(model, built.tokens or MAX_TOKENS)
+        encoder: Encoder = Sentinel(model, built.tokens or MAX_TOKENS, _load_ngrams(model, built))
     else:
         encoder = Encoder(model)
     if encoder.dims != built.dims:
         raise ModelError(f"{model}: {encoder.dims} dimensions, its manifest says {built.dims}")
     return encoder
+
+
+def _load_ngrams(model: Path, built: SentinelModel) -> Ngrams | None:
+    expected = built.files.get(SENTINEL_NGRAMS)
+    if expected is None:
+        return None
+    path = model.parent / SENTINEL_NGRAMS
+    return Ngrams.parse(read_checked(path, expected), str(path))
 
 
 def _take_stdout(verbose: bool) -> BinaryIO:

@@ -2,12 +2,12 @@
 
 Its opinion belongs to a rule, not to an event: it is worked out once when a rule loads and cached
 by rule hash and base hash. It comes from two places: the ATT&CK tags that the rule states, and
-the entries whose text is nearest to the rule's title and description.
+the techniques whose text is nearest to the rule's title and description.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from appliance.schema import Citation, RuleInfo, Verdict
 #: Name of this expert in its verdicts.
 KNOWLEDGE_EXPERT: Final = "knowledge"
 
-#: Lowest cosine at which an entry is cited for its similarity, and the share of first citations
+#: What is searched for what is similar: the floor was chosen on these.
+SIMILAR_TYPE: Final = "technique"
+
+#: Lowest cosine at which a technique is cited for its similarity, and the share of first citations
 #: there that named one of the rule's own techniques (or its parent or child), measured on rules
 #: that were not used to choose the floor. benchmarks/knowledge_floor.py prints both; figures with
 #: counts are in models/README.md.
-SIMILARITY_FLOOR: Final = 0.62
-SIMILARITY_PRECISION: Final = 0.62
+SIMILARITY_FLOOR: Final = 0.65
+SIMILARITY_PRECISION: Final = 0.60
 
 #: Citations by similarity in one verdict.
 MAX_SIMILAR: Final = 3
@@ -78,11 +81,13 @@ class EntryHit(Protocol):
 class Base(Protocol):
     """What this expert needs of a knowledge base."""
 
-    def technique(self, external_id: str) -> Entry | None:
-        """The technique with this ATT&CK id, revoked or not."""
+    def entry(self, entry_id: str, /) -> Entry | None:
+        """The entry with this id, revoked or not; also by the id of another release of ATT&CK."""
 
-    def search(self, vector: NDArray[np.float32], k: int) -> Sequence[EntryHit]:
-        """The `k` nearest entries, best first."""
+    def search(
+        self, vector: NDArray[np.float32], k: int, wanted: Literal["technique"], /
+    ) -> Sequence[EntryHit]:
+        """The `k` nearest entries of this type, best first."""
 
 
 class KnowledgeExpert:
@@ -105,7 +110,7 @@ class KnowledgeExpert:
         """
         if self._base is None:
             return _say_insufficient("there is no knowledge base", ())
-        tags = _cite_tags(self._base, rule.techniques)
+        tags = _cite_tags(self._base, rule.techniques, rule.others)
         similar = self._cite_similar(self._base, rule, tags.citations)
         citations = (*tags.citations, *similar)
         sentences = [*tags.sentences, *_describe_similar(similar)]
@@ -126,7 +131,7 @@ class KnowledgeExpert:
         "insufficient_data", with what the rule's own tags name still cited."""
         if self._base is None:
             return _say_insufficient(f"{why}; there is no knowledge base", ())
-        tags = _cite_tags(self._base, rule.techniques)
+        tags = _cite_tags(self._base, rule.techniques, rule.others)
         return _say_insufficient("; ".join([why, *tags.sentences]), tags.citations)
 
     def _cite_similar(
@@ -137,7 +142,7 @@ class KnowledgeExpert:
         taken |= {_parent_of(citation.id) for citation in cited}
         found: list[Citation] = []
         # Enough hits that those taken already, and parents among the rest, leave MAX_SIMILAR.
-        for hit in base.search(vector, len(taken) + 2 * MAX_SIMILAR):
+        for hit in base.search(vector, len(taken) + 2 * MAX_SIMILAR, SIMILAR_TYPE):
             if hit.score < self._floor or len(found) == MAX_SIMILAR:
                 break
             if hit.entry.id in taken:
@@ -162,21 +167,29 @@ def describe_rule(rule: RuleInfo) -> str:
     return f"{rule.title}. {rule.description}"
 
 
-def _cite_tags(base: Base, techniques: Iterable[str]) -> _TagCitations:
+def _cite_tags(base: Base, techniques: Iterable[str], others: Iterable[str]) -> _TagCitations:
+    """Of techniques it is said when one is not known; `others` are cited where there are entries:
+    few bases hold every vulnerability."""
     tags = _TagCitations()
     unknown: list[str] = []
     replaced: list[str] = []
     given = list(dict.fromkeys(techniques))
     for technique in given[:MAX_TAGS]:
-        entry = base.technique(technique)
+        entry = base.entry(technique)
         if entry is None:
             unknown.append(_quote_id(technique))
             continue
         current = _find_successor(base, entry)
+        if entry.id != technique.upper():  # of a release of ATT&CK that the base does not have
+            replaced.append(f"{_quote_id(technique)} is {entry.id} in the knowledge base")
         if current.id != entry.id:
-            replaced.append(f"{entry.external_id} is now {current.external_id}")
+            replaced.append(f"{entry.id} is now {current.id}")
         if all(citation.id != current.id for citation in tags.citations):
             tags.citations.append(Citation(current.id, current.title, 1.0, "tag"))
+    for name in list(dict.fromkeys(others))[:MAX_TAGS]:
+        entry = base.entry(name)
+        if entry is not None:
+            tags.citations.append(Citation(entry.id, entry.title, 1.0, "tag"))
     if tags.citations:
         names = ", ".join(citation.id for citation in tags.citations)
         tags.sentences.append(f"the rule is tagged {names}")
@@ -193,7 +206,7 @@ def _find_successor(base: Base, entry: Entry) -> Entry:
     """The entry that took over from a revoked one, or the entry itself."""
     current = entry
     for _ in range(_MAX_SUCCESSION):
-        following = base.technique(current.revoked_by) if current.revoked_by else None
+        following = base.entry(current.revoked_by) if current.revoked_by else None
         if following is None:
             break
         current = following

@@ -14,7 +14,7 @@ from typing import Final
 
 from models.sentinel.options import SEED, Options, Stage
 
-#: Every stage, in the order of the recipe. `all` runs them one after another.
+#: Every stage, in the order of the recipe. `all` runs them one after another, but for EXTRA.
 STAGES: Final[dict[str, Stage]] = {
     "corpus": Stage("models.sentinel.corpus", (), ("corpus.jsonl",)),
     "life": Stage("models.sentinel.life", (), ("life.jsonl",)),
@@ -29,7 +29,12 @@ STAGES: Final[dict[str, Stage]] = {
     "teacher": Stage(
         "models.sentinel.teacher",
         ("examples.jsonl", "vocab.txt"),
-        ("teacher.ngrams.npz", "teacher.anchors.npz"),
+        (
+            "teacher.ngrams.npz",
+            "sentinel.ngrams.npz",
+            "sentinel.techniques.npz",
+            "teacher.anchors.npz",
+        ),
         ("torch",),
     ),
     "student": Stage(
@@ -40,7 +45,13 @@ STAGES: Final[dict[str, Stage]] = {
     ),
     "export": Stage(
         "models.sentinel.export",
-        ("examples.jsonl", "vocab.txt", "student.safetensors", "student.reference.json"),
+        (
+            "examples.jsonl",
+            "vocab.txt",
+            "student.safetensors",
+            "sentinel.ngrams.npz",
+            "sentinel.techniques.npz",
+        ),
         ("sentinel.gguf", "sentinel.heads.safetensors", "sentinel.json"),
         ("gguf", "safetensors"),
     ),
@@ -49,7 +60,15 @@ STAGES: Final[dict[str, Stage]] = {
         ("examples.jsonl", "sentinel.gguf", "sentinel.heads.safetensors"),
         ("evaluation.json",),
     ),
+    "candidates": Stage(
+        "models.sentinel.candidates",
+        ("examples.jsonl", "vocab.txt", "sentinel.ngrams.npz", "export.json"),
+        ("candidates.json",),
+        ("torch", "gguf", "safetensors"),
+    ),
 }
+#: Stages that `all` leaves out.
+EXTRA: Final = ("candidates",)
 
 
 def is_done(stage: Stage, work: Path) -> bool:
@@ -102,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     given.work.mkdir(parents=True, exist_ok=True)
     options = Options(given.data, given.work, given.device, given.small, given.seed)
-    names = list(STAGES) if "all" in given.stages else given.stages
+    every = [name for name in STAGES if name not in EXTRA]
+    names = every if "all" in given.stages else given.stages
     for name in names:
         try:
             run_stage(name, options, again=given.again)

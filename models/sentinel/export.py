@@ -1,12 +1,13 @@
 """Stage `export`: the student as the product loads it.
 
-student.safetensors, vocab.txt -> sentinel.gguf (Q8_0), sentinel.heads.safetensors, sentinel.json
-(their SHA-256), export.json (parity of each quantization with the float student) and the other
-quantizations beside it. Runs without torch.
+student.safetensors, vocab.txt and the n-grams' two files -> sentinel.gguf (Q8_0),
+sentinel.heads.safetensors, sentinel.json (the SHA-256 of all four), export.json (parity of each
+quantization with the float student) and the other quantizations beside it. Runs without torch.
 """
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,12 @@ from appliance.inference.manifest import (
     SENTINEL_FILE,
     SENTINEL_HEADS,
     SENTINEL_MANIFEST,
+    SENTINEL_NGRAMS,
+    SENTINEL_TECHNIQUES,
     hash_file,
     write_durably,
 )
+from appliance.inference.ngrams import Ngrams
 from models.sentinel.heads import Matrix, write_heads
 from models.sentinel.llama import Runner
 from models.sentinel.measures import list_figures, measure_auroc, show_figures
@@ -45,7 +49,7 @@ _SMALL_SCORED: Final = 500
 
 class Parity(msgspec.Struct):
     """How near a quantization is to the float student: on `texts` reference texts the lowest and
-    mean cosine of the pooled vectors, the largest and mean difference of P(malicious), and texts
+    mean cosine of the vectors, the largest and mean difference of P(malicious), and texts
     whose token ids differ; on `scored` rows both AUROCs. `texts_per_second` of the scored rows, one
     thread, tokenizing included."""
 
@@ -142,16 +146,19 @@ def _measure_parity(
     logits: NDArray[np.float64],
 ) -> tuple[Parity, NDArray[np.float64]]:
     runner = Runner(path, heads.about.tokens, 1)
+    grams = path.parent / SENTINEL_NGRAMS
+    ngrams = Ngrams.parse(grams.read_bytes(), grams.name)
     texts = [reference.text for reference in references]
     wanted = np.array([reference.vector for reference in references], np.float32)
-    found = runner.pool_texts(texts)
+    found = _put_beside(runner.pool_texts(texts), ngrams, texts)
     other = sum(runner.tokenize(ref.text) != ref.ids for ref in references)
     cosines = (found * wanted).sum(1) / (
         np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
     )
     differences = np.abs(heads.score(found) - heads.score(wanted))
     began = time.perf_counter()
-    vectors = runner.pool_texts([row.text for row in shown])
+    asked = [row.text for row in shown]
+    vectors = _put_beside(runner.pool_texts(asked), ngrams, asked)
     seconds = time.perf_counter() - began
     runner.close()
     scores = heads.weigh(vectors)
@@ -173,6 +180,12 @@ def _measure_parity(
     return parity, scores
 
 
+def _put_beside(pooled: Matrix, ngrams: Ngrams, texts: Sequence[str]) -> Matrix:
+    """Vectors as the product's child process gives them."""
+    weighed = np.array([ngrams.weigh(text) for text in texts], np.float32)
+    return np.column_stack([pooled, weighed]).astype(np.float32)
+
+
 def _choose_thresholds(shown: list[Example], logits: NDArray[np.float64]) -> dict[str, float]:
     """Scores that so many of TEXTS_PER_DAY ordinary texts of `valid` are above: a first guess.
     Raises ValueError where `valid` has none."""
@@ -187,12 +200,13 @@ def _choose_thresholds(shown: list[Example], logits: NDArray[np.float64]) -> dic
 
 
 def write_manifest(work: Path, config: BertConfig, known: About) -> None:
-    """sentinel.json: what the model is, and the SHA-256 of its two files."""
-    files = {name: hash_file(work / name) for name in (SENTINEL_FILE, SENTINEL_HEADS)}
+    """sentinel.json: what the model is, and the SHA-256 of its files."""
+    names = (SENTINEL_FILE, SENTINEL_HEADS, SENTINEL_NGRAMS, SENTINEL_TECHNIQUES)
+    files = {name: hash_file(work / name) for name in names}
     about = {
         "format": 1,
         "name": "sentinel",
-        "dims": config.hidden_size,
+        "dims": config.hidden_size + 1,  # the n-grams' log-odds behind what was pooled
         "layers": config.num_hidden_layers,
         "tokens": known.tokens,
         "vocabulary": config.vocab_size,

@@ -10,6 +10,9 @@ from appliance import sentinel_metrics
 from models.sentinel.rows import Example
 
 Scores = NDArray[np.float64]
+#: Steps of Newton's method, and the weight of the squared norm that keeps them finite.
+_NEWTON: Final = 50
+_RIDGE: Final = 1e-4
 #: Fewer rows of either label than this, and no figure is given.
 _FEWEST: Final = 10
 #: Sources with the events of attacks on Windows, and of Windows systems without.
@@ -48,6 +51,36 @@ def fit_temperature(logits: Scores, labels: Scores, weights: Scores) -> float:
 
     grid = np.exp(np.linspace(np.log(0.2), np.log(10.0), 200))
     return float(min(grid, key=lambda value: measure_loss(float(value))))
+
+
+def fit_sum(logits: Scores, labels: Scores, weights: Scores) -> tuple[Scores, float]:
+    """The shares, shape (columns,), and the constant with which columns of logits, shape (rows,
+    columns), add up to the best log-odds (weighted cross-entropy; logistic regression by Newton's
+    method). No share is negative: a column that would have one is left out."""
+    used = np.ones(logits.shape[1], bool)
+    shares = np.ones(logits.shape[1]) / max(logits.shape[1], 1)
+    if not len(logits) or float(np.ptp(labels)) == 0.0:
+        return shares, 0.0
+    while used.any():
+        found = _fit_logistic(logits[:, used], labels, weights)
+        shares = np.zeros(logits.shape[1])
+        shares[used] = found[:-1]
+        if (shares >= 0).all():
+            return shares, float(found[-1])
+        used &= shares > 0
+    return shares, 0.0
+
+
+def _fit_logistic(logits: Scores, labels: Scores, weights: Scores) -> Scores:
+    columns = np.column_stack([logits, np.ones(len(logits))])
+    weights = weights / weights.sum()
+    found = np.zeros(columns.shape[1])
+    for _ in range(_NEWTON):
+        chance = 0.5 + 0.5 * np.tanh(0.5 * columns @ found)
+        slope = columns.T @ (weights * (chance - labels)) + _RIDGE * found
+        bend = columns.T @ (columns * (weights * chance * (1 - chance))[:, None])
+        found = found - np.linalg.solve(bend + _RIDGE * np.eye(len(found)), slope)
+    return found
 
 
 def is_measured(row: Example) -> bool:

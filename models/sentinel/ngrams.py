@@ -1,29 +1,37 @@
-"""The second teacher: logistic regression over hashed character n-grams.
+"""The n-grams of the sentinel: fits what `appliance.inference.ngrams` runs.
 
-Character n-grams are the strongest plain baseline on command lines, and see what a word piece
-hides. Features: the 3-, 4- and 5-grams of the text's bytes, hashed into 2^18 columns, present or
-not, weighted by inverse document frequency, rows of length one. Fitted by L-BFGS on the whole set;
-rows that it is fitted on are scored by a fit on other groups (cross-fitting), so that its opinion
-of a training row is as good as its opinion of a new one.
+Logistic regression over hashed character n-grams is the strongest plain baseline on command lines.
+It is the encoder's teacher and, shipped, its partner: the student learns what it leaves open.
+Fitted by L-BFGS on the whole set; rows that it is fitted on are scored by a fit on other groups
+(cross-fitting), so that its opinion of a training row is as good as its opinion of a new one.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-#: Lengths of the n-grams, in bytes.
-GRAMS: Final = (3, 4, 5)
-#: Columns that they are hashed into.
-COLUMNS: Final = 1 << 18
+from appliance.inference.ngrams import (
+    COLUMNS,
+    FOLD,
+    TECHNIQUE_COLUMNS,
+    hash_text,
+    list_columns,
+)
+
 #: Weight of the squared norm, per example.
 _PENALTY: Final = 2e-6
 _STEPS: Final = 60
-_MULTIPLIER: Final = np.uint64(0x9E37_79B9_7F4A_7C15)  # 2^64 / golden ratio: Fibonacci hashing
-_CHUNK: Final = 4_096
+#: The same for telling techniques apart, and the rate of its steps.
+_TECHNIQUE_PENALTY: Final = 1e-6
+_TECHNIQUE_STEPS: Final = 40
+_TECHNIQUE_RATE: Final = 0.3
+#: The fold of a row that no regression was fitted on, and the regression of all folds.
+ALL: Final = -1
 
 Floats = NDArray[np.float32]
 
@@ -47,39 +55,14 @@ class Table(msgspec.Struct):
 
 def list_grams(texts: Sequence[str]) -> Table:
     """The distinct n-grams of each text, as columns."""
-    columns: list[NDArray[np.int32]] = []
-    sizes: list[NDArray[np.int64]] = []
-    for start in range(0, len(texts), _CHUNK):
-        chunk = [text.encode("utf-8", "replace") for text in texts[start : start + _CHUNK]]
-        found, counts = _hash_chunk(chunk)
-        columns.append(found)
-        sizes.append(counts)
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
+    columns = [list_columns(text).astype(np.int32) for text in texts]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
     return Table(np.concatenate(columns), starts)
 
 
-def _hash_chunk(texts: list[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    raw = np.frombuffer(b"".join(texts), np.uint8).astype(np.uint64)
-    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    keys: list[NDArray[np.int64]] = []
-    for size in GRAMS:
-        if len(raw) < size:
-            continue
-        packed = np.zeros(len(raw) - size + 1, np.uint64)
-        for offset in range(size):
-            packed = (packed << np.uint64(8)) | raw[offset : len(raw) - size + 1 + offset]
-        packed |= np.uint64(size) << np.uint64(48)
-        column = (packed * _MULTIPLIER) >> np.uint64(64 - COLUMNS.bit_length() + 1)
-        inside = owner[: len(packed)] == owner[size - 1 :]
-        keys.append((owner[: len(packed)] * COLUMNS + column.astype(np.int64))[inside])
-    distinct = np.unique(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
-    counts = np.bincount(distinct // COLUMNS, minlength=len(texts))
-    return (distinct % COLUMNS).astype(np.int32), counts.astype(np.int64)
-
-
-def weigh_columns(table: Table) -> Floats:
+def weigh_columns(table: Table, columns: int = COLUMNS) -> Floats:
     """Inverse document frequency of each column, smoothed: 1 + ln((1 + n) / (1 + count))."""
-    counts = np.bincount(table.columns, minlength=COLUMNS)
+    counts = np.bincount(table.columns, minlength=columns)
     return np.asarray(1.0 + np.log((1.0 + len(table)) / (1.0 + counts)), np.float32)
 
 
@@ -131,9 +114,10 @@ def _build_matrices(table: Table, idf: Floats) -> tuple[Any, Any]:
     values = _fill_values(table, idf)
     rows = np.repeat(np.arange(len(table), dtype=np.int32), np.diff(table.starts))
     order = np.argsort(table.columns, kind="stable")
-    ends = np.cumsum(np.bincount(table.columns, minlength=COLUMNS))
+    columns = len(idf)
+    ends = np.cumsum(np.bincount(table.columns, minlength=columns))
     column_starts = np.concatenate([[0], ends]).astype(np.int64)
-    shape = (len(table), COLUMNS)
+    shape = (len(table), columns)
 
     def build(starts: Any, index: Any, numbers: Any, size: tuple[int, int]) -> Any:
         return torch.sparse_csr_tensor(
@@ -159,22 +143,109 @@ def apply_scores(table: Table, idf: Floats, coefficients: Floats) -> Floats:
     return np.asarray(sums + coefficients[-1], np.float32)
 
 
-def cross_score(
+class Regressions(msgspec.Struct):
+    """One regression for each fold, fitted without it, and ALL, fitted on all folds: coefficients
+    of shape (COLUMNS + 1,), the last the constant. `frequencies`: those of all rows, (COLUMNS,).
+    Both as float16 holds them: what is measured here is what is shipped."""
+
+    frequencies: Floats
+    coefficients: dict[int, Floats]
+
+    def score(self, table: Table, folds: NDArray[np.int64]) -> Floats:
+        """Logit of each row by the regression of its fold."""
+        scores = np.zeros(len(table), np.float32)
+        for fold in sorted(set(folds.tolist())):
+            asked = np.flatnonzero(folds == fold)
+            found = self._pick(fold)
+            scores[asked] = apply_scores(table.take(asked), self.frequencies, found)
+        return scores
+
+    def _pick(self, fold: int) -> Floats:
+        """A small set may have a fold without which nothing is left to fit on."""
+        return self.coefficients.get(fold, self.coefficients[ALL])
+
+
+def cross_fit(
     table: Table,
     labels: Floats,
     weights: Floats,
     fitted: NDArray[np.bool_],
     folds: NDArray[np.int64],
-) -> Floats:
-    """Logits of every row. A row that is `fitted` is scored by coefficients that were fitted
-    without its fold (0 to k - 1, one group in one fold); every other row by those fitted on all."""
-    idf = weigh_columns(table)
-    scores = np.zeros(len(table), np.float32)
-    for fold in sorted({-1, *folds[fitted].tolist()}):
+) -> Regressions:
+    """Fit on the rows that are `fitted`, once for each fold of them and once on all. `folds`: 0 to
+    k - 1, one group in one fold."""
+    frequencies = _round(weigh_columns(table))
+    found: dict[int, Floats] = {}
+    for fold in sorted({ALL, *folds[fitted].tolist()}):
         chosen = np.flatnonzero(fitted & (folds != fold))
-        asked = np.flatnonzero(fitted & (folds == fold) if fold >= 0 else ~fitted)
-        if not len(chosen) or not len(asked):
-            continue
-        found = fit_scores(table.take(chosen), idf, labels[chosen], weights[chosen])
-        scores[asked] = apply_scores(table.take(asked), idf, found)
-    return scores
+        if len(chosen):
+            rows = table.take(chosen)
+            found[fold] = _round(fit_scores(rows, frequencies, labels[chosen], weights[chosen]))
+    return Regressions(frequencies, found)
+
+
+def _round(values: Floats) -> Floats:
+    return values.astype(np.float16).astype(np.float32)
+
+
+def divide_scores(regressions: Regressions, temperature: float) -> Regressions:
+    """The same with every logit divided by `temperature`."""
+    divided = {fold: _round(c / temperature) for fold, c in regressions.coefficients.items()}
+    return Regressions(regressions.frequencies, divided)
+
+
+def fit_techniques(
+    texts: Sequence[str], index: NDArray[np.int64], share: Floats, count: int
+) -> tuple[Floats, NDArray[np.int8], float]:
+    """Softmax regression of techniques on folded n-grams: inverse document frequencies, weights of
+    shape (TECHNIQUE_COLUMNS, count) and their step, as `TechniqueNgrams` reads them. `index` and
+    `share`: each text's techniques (see `share_techniques`). Deterministic."""
+    import torch  # noqa: PLC0415 - only in the extra train
+
+    columns = [np.unique(list_columns(text) // FOLD).astype(np.int32) for text in texts]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
+    table = Table(np.concatenate(columns), starts)
+    frequencies = _round(weigh_columns(table, TECHNIQUE_COLUMNS))
+    matrix, transposed = _build_matrices(table, frequencies)
+    wanted = torch.zeros(len(texts), count)
+    wanted.scatter_add_(1, torch.from_numpy(index), torch.from_numpy(share))
+    told = wanted.sum(1, keepdim=True)
+    weights = torch.zeros(TECHNIQUE_COLUMNS, count)
+    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+    for step in range(1, _TECHNIQUE_STEPS + 1):  # Adam on the whole set
+        wrong = (torch.softmax(matrix @ weights, 1) * told - wanted) / told.sum().clamp(min=1.0)
+        slope = transposed @ wrong + 2 * _TECHNIQUE_PENALTY * weights
+        mean.mul_(0.9).add_(slope, alpha=0.1)
+        square.mul_(0.99).addcmul_(slope, slope, value=0.01)
+        weights -= (
+            _TECHNIQUE_RATE * (mean / (1 - 0.9**step)) / ((square / (1 - 0.99**step)).sqrt() + 1e-6)
+        )
+    found = weights.numpy()
+    width = max(float(np.abs(found).max()), 1e-9) / 127
+    return frequencies, np.round(found / width).astype(np.int8), width
+
+
+def write_techniques(
+    path: Path, frequencies: Floats, weights: NDArray[np.int8], step: float
+) -> None:
+    """What `fit_techniques` found, as the product loads it; the same gives the same bytes."""
+    np.savez_compressed(
+        path,
+        frequencies=frequencies.astype(np.float16),
+        weights=weights,
+        step=np.float32(step),
+    )
+
+
+def write_ngrams(path: Path, regressions: Regressions, ordinary: Iterable[str] = ()) -> None:
+    """The regression of all folds as the product loads it, with ordinary texts that it is to know
+    by heart; the same give the same bytes."""
+    found = regressions.coefficients[ALL]
+    hashes = sorted({hash_text(text) for text in ordinary})
+    np.savez_compressed(
+        path,
+        frequencies=regressions.frequencies.astype(np.float16),
+        coefficients=found[:-1].astype(np.float16),
+        constant=found[-1],
+        ordinary=np.array(hashes, np.uint64),
+    )

@@ -1,6 +1,6 @@
 """Puts a measured model where the product finds it: `python -m models.sentinel.ship --work DIR`.
 
-Copies the two files of the model, their manifest, the card, its figures and plots from --work into
+Copies the files of the model, their manifest, the card, its figures and plots from --work into
 this folder, after the hashes were checked and the model was loaded as the product loads it. A small
 run, or a model that was not measured, is refused.
 """
@@ -19,6 +19,8 @@ from appliance.inference.manifest import (
     SENTINEL_FILE,
     SENTINEL_HEADS,
     SENTINEL_MANIFEST,
+    SENTINEL_NGRAMS,
+    SENTINEL_TECHNIQUES,
     check_hash,
     read_sentinel,
 )
@@ -27,7 +29,15 @@ from models.sentinel.evaluate.card import CARD_FILE
 from models.sentinel.evaluate.plots import CALIBRATION_FILE, SPEED_FILE
 
 #: What is copied; the manifest last, so that a copy that was cut short is refused on load.
-NEEDED: Final = (SENTINEL_FILE, SENTINEL_HEADS, CARD_FILE, RESULTS_FILE, SENTINEL_MANIFEST)
+NEEDED: Final = (
+    SENTINEL_FILE,
+    SENTINEL_HEADS,
+    SENTINEL_NGRAMS,
+    SENTINEL_TECHNIQUES,
+    CARD_FILE,
+    RESULTS_FILE,
+    SENTINEL_MANIFEST,
+)
 _WANTED: Final = (CALIBRATION_FILE, SPEED_FILE, "data_card.md")
 
 

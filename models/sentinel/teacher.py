@@ -1,8 +1,9 @@
 """Stage `teacher`: what the student learns from, beside the labels.
 
-examples.jsonl -> teacher.ngrams.npz (logits of the n-gram regression), teacher.anchors.npz (frozen
-MiniLM's vectors of technique texts), teacher.safetensors (MiniLM, fine-tuned, with heads),
-teacher.soft.npz (what it says of the rows). MiniLM's event vectors are
+examples.jsonl -> teacher.ngrams.npz (logits of the n-gram regressions), sentinel.ngrams.npz (the
+one that is shipped), sentinel.techniques.npz (n-grams that tell techniques apart, shipped, too),
+teacher.anchors.npz (frozen MiniLM's vectors of technique texts), teacher.safetensors (MiniLM,
+fine-tuned, with heads), teacher.soft.npz (what it says of the rows). MiniLM's event vectors are
 drawn to the *frozen* MiniLM's vectors of ATT&CK technique texts (InfoNCE: van den Oord et al. 2018,
 arXiv:1807.03748), so that one index serves events and human text. Distillation: Hinton et al.
 2015, arXiv:1503.02531.
@@ -18,14 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.inference.gguf_encoder import BertConfig, find_encoder_source
-from appliance.inference.manifest import read_pinned
+from appliance.inference.manifest import SENTINEL_NGRAMS, SENTINEL_TECHNIQUES, read_pinned
 from models.sentinel.bert import TokenIds, Weights, group_by_length, pad_batch, pool_texts
 from models.sentinel.heads import PROJECTED, list_tactics, read_techniques
 from models.sentinel.measures import fit_temperature, is_measured, list_figures, show_figures
-from models.sentinel.ngrams import cross_score, list_grams
+from models.sentinel.ngrams import (
+    ALL,
+    Regressions,
+    Table,
+    cross_fit,
+    divide_scores,
+    fit_techniques,
+    list_grams,
+    write_ngrams,
+    write_techniques,
+)
 from models.sentinel.options import Options
 from models.sentinel.rows import Example, draw, read_rows
-from models.sentinel.training import share_techniques, train_weights, weigh_rows, write_weights
+from models.sentinel.training import (
+    choose_techniques,
+    share_techniques,
+    train_weights,
+    weigh_rows,
+    write_weights,
+)
 
 NGRAMS_FILE: Final = "teacher.ngrams.npz"
 ANCHORS_FILE: Final = "teacher.anchors.npz"
@@ -34,7 +51,9 @@ SOFT_FILE: Final = "teacher.soft.npz"
 
 #: Techniques of each row that are handed to the student, the likeliest first.
 TOP_TECHNIQUES: Final = 8
-_FOLDS: Final = 3
+_FOLDS: Final = 5
+#: Ordinary training texts with log-odds over this are known by heart.
+_MISTAKEN: Final = 0.0
 #: Lower blocks and embeddings stay as they are: they know English and cost a fifth of the time.
 _FROZEN_LAYERS: Final = 2
 _ENCODER_RATE: Final = 8e-5
@@ -81,6 +100,7 @@ def run(options: Options) -> None:
     small run."""
     rows = list(read_rows(options.work / "examples.jsonl"))
     score_ngrams(options, rows)
+    tell_techniques(options, rows)
     embed_anchors(options)
     if options.device == "cpu" and not options.small:
         print("teacher: no accelerator, so the n-grams teach alone")
@@ -98,27 +118,72 @@ def hash_rows(rows: Sequence[Example]) -> str:
 
 
 def score_ngrams(options: Options, rows: Sequence[Example]) -> NDArray[np.float32]:
-    """Logits of the n-gram regression for every row, calibrated on `valid`; written to a file."""
+    """Logits of the n-gram regression for every row, calibrated on `valid`; written to a file, as
+    is the regression itself."""
     labels = np.array([-1 if row.label is None else row.label for row in rows], np.float32)
     fitted = np.array([row.split == "train" for row in rows]) & (labels >= 0)
     if len(set(labels[fitted].tolist())) < 2:
         raise ValueError("examples.jsonl: both labels are needed in the training split")
-    folds = np.array([draw("fold", row.group) % _FOLDS for row in rows], np.int64)
+    folds = list_folds(rows)
     table = list_grams([row.text for row in rows])
-    logits = cross_score(table, np.maximum(labels, 0), weigh_rows(rows), fitted, folds)
-    logits = _calibrate(rows, logits)
+    found = cross_fit(table, np.maximum(labels, 0), weigh_rows(rows), fitted, folds)
+    temperature = _find_temperature(rows, found.score(table, folds))
+    found = divide_scores(found, temperature)
+    logits = found.score(table, folds)
     np.savez(options.work / NGRAMS_FILE, logits=logits, rows=hash_rows(rows))
+    ordinary = _list_mistaken(rows, table, found)
+    print(f"teacher: {len(ordinary)} ordinary texts are known by heart")
+    write_ngrams(options.work / SENTINEL_NGRAMS, found, ordinary)
     _report(rows, {"n-grams": logits})
     return logits
 
 
+def _list_mistaken(rows: Sequence[Example], table: Table, regressions: Regressions) -> list[str]:
+    """Ordinary texts of training to which the shipped regression gives log-odds over _MISTAKEN."""
+    logits = regressions.score(table, np.full(len(rows), ALL))
+    return [
+        row.text
+        for row, logit in zip(rows, logits, strict=True)
+        if row.split == "train" and row.label == 0 and logit > _MISTAKEN
+    ]
+
+
+def tell_techniques(options: Options, rows: Sequence[Example]) -> None:
+    """Fit the n-grams that tell techniques apart, and write what is shipped of them."""
+    names = choose_techniques(rows, {item.id for item in read_techniques(options.data)})
+    named = [row for row in rows if row.split == "train" and row.label == 1]
+    index, share = share_techniques(named, names)
+    kept = np.flatnonzero(share.sum(1) > 0)
+    texts = [named[at].text for at in kept]
+    found = fit_techniques(texts, index[kept], share[kept], len(names))
+    write_techniques(options.work / SENTINEL_TECHNIQUES, *found)
+    print(f"teacher: {len(names)} techniques told apart by the n-grams of {len(kept)} rows")
+
+
+def list_folds(rows: Sequence[Example]) -> NDArray[np.int64]:
+    """Which regression scores a row: the one that its group was left out of, or, for a row that
+    none was fitted on, that of all folds."""
+    return np.array(
+        [
+            draw("fold", row.group) % _FOLDS
+            if row.split == "train" and row.label is not None
+            else ALL
+            for row in rows
+        ],
+        np.int64,
+    )
+
+
 def _calibrate(rows: Sequence[Example], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (logits / _find_temperature(rows, logits)).astype(np.float32)
+
+
+def _find_temperature(rows: Sequence[Example], logits: NDArray[np.float32]) -> float:
     chosen = np.array([row.split == "valid" and row.label is not None for row in rows])
     labels = np.array([float(row.label or 0) for row in rows])
-    temperature = fit_temperature(
+    return fit_temperature(
         logits[chosen].astype(np.float64), labels[chosen], weigh_rows(rows)[chosen]
     )
-    return (logits / temperature).astype(np.float32)
 
 
 def _report(rows: Sequence[Example], scores: dict[str, NDArray[np.float32]]) -> None:

@@ -20,6 +20,8 @@ _MAX_KIND: Final = 4.0
 #: Share of the steps in which the learning rate rises; it falls to zero in the rest.
 _WARM_SHARE: Final = 0.06
 _CLIP: Final = 1.0
+#: A technique is a class of its own from this many attack rows on.
+_FEWEST_ROWS: Final = 4
 _DECAY: Final = 0.01
 #: Seconds from checkpoint to checkpoint, and steps from progress line to progress line.
 _CHECKPOINT_S: Final = 120.0
@@ -173,6 +175,20 @@ def write_weights(path: Path, weights: Weights, about: dict[str, Any]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(tensors, new, metadata={"sentinel": json.dumps(about, sort_keys=True)})
     new.replace(path)
+
+
+def choose_techniques(rows: Sequence[Example], live: set[str]) -> list[str]:
+    """The techniques that heads tell apart: of `live` ones, those of enough attack rows of the
+    training split, by id. Raises ValueError when there is none."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row.split == "train" and row.label == 1:
+            for name in set(row.techniques) & live:
+                counts[name] = counts.get(name, 0) + 1
+    names = sorted(name for name, count in counts.items() if count >= _FEWEST_ROWS)
+    if not names:
+        raise ValueError("examples.jsonl: no technique has enough attack rows")
+    return names
 
 
 def share_techniques(

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.detect.sentinel.heads import Heads, Vectors
 from appliance.detect.sentinel.texts import KINDS, Text, find_kind
@@ -75,6 +76,14 @@ class Embedder(Protocol):
         ...
 
 
+class TechniqueWeigher(Protocol):
+    """Another expert on techniques, beside the head."""
+
+    def weigh(self, text: str) -> NDArray[np.float64]:
+        """Logits of the heads' techniques, in their order."""
+        ...
+
+
 class Entry(Protocol):
     """What is needed of a knowledge entry."""
 
@@ -122,9 +131,15 @@ class Examiner:
     """Scores texts for one budget. As thread-safe as its encoder."""
 
     def __init__(
-        self, heads: Heads, embedder: Embedder, knowledge: Knowledge | None, budget: float
+        self,
+        heads: Heads,
+        embedder: Embedder,
+        knowledge: Knowledge | None,
+        budget: float,
+        beside: TechniqueWeigher | None = None,
     ) -> None:
         self.heads = heads
+        self._beside = beside
         self.embedder = embedder
         self.encoded = 0  # texts, with those that have a word left out
         self._knowledge = knowledge
@@ -197,6 +212,7 @@ class Examiner:
     def _explain(self, text: Text, vector: Vectors, score: float) -> Opinion:
         near = self._find_near(vector)
         cosines = {hit.entry.external_id: min(1.0, hit.score) for hit in near}
+        beside = None if self._beside is None else self._beside.weigh(text.text)
         guesses = [
             Guess(
                 name,
@@ -205,7 +221,7 @@ class Examiner:
                 round(chance, DIGITS),
                 round(cosines[name], DIGITS) if name in cosines else None,
             )
-            for name, chance in self.heads.guess_techniques(vector)
+            for name, chance in self.heads.guess_techniques(vector, beside)
         ]
         guesses.sort(key=lambda guess: -guess.score)
         kind = text.kind

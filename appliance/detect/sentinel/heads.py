@@ -53,7 +53,11 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 
 class Heads:
-    """The heads. Use `parse`. Holds no state."""
+    """The heads. Use `parse`. Holds no state.
+
+    A vector is what the encoder pooled and, where the head `malicious` is one longer than the
+    others, the log-odds by n-grams behind it. `dims` is its length.
+    """
 
     def __init__(self, tensors: Mapping[str, Vectors], about: About) -> None:
         self.about = about
@@ -63,6 +67,7 @@ class Heads:
         self._tactic = tensors["tactic.weight"], tensors["tactic.bias"]
         self._project = tensors["project.weight"]
         self.dims = int(self._malicious.shape[0])
+        self._pooled = int(self._project.shape[1])
         self._tables = {
             kind: _read_table(own if isinstance(own, dict) else {"1": own})
             for kind, own in about.kinds.items()
@@ -75,8 +80,7 @@ class Heads:
         lacks a head, or a head has another shape."""
         try:
             tensors, about = _read_tensors(raw)
-            dims = tensors["malicious.weight"].shape[-1]
-            _check_shapes(tensors, about, dims)
+            _check_shapes(tensors, about, tensors["project.weight"].shape[-1])
             return cls(tensors, about)
         except (KeyError, ValueError, IndexError, struct.error, msgspec.DecodeError) as error:
             raise ModelError(f"{name}: not the sentinel's heads: {error}") from error
@@ -90,10 +94,13 @@ class Heads:
         """The same as probabilities, 0..1."""
         return _squash(self.weigh(vectors))
 
-    def guess_techniques(self, vector: Vectors) -> list[tuple[str, float]]:
+    def guess_techniques(
+        self, vector: Vectors, beside: NDArray[np.float64] | None = None
+    ) -> list[tuple[str, float]]:
         """Each known technique with its probability, the likeliest first; they sum to 1. `vector`:
-        shape (dims,)."""
-        return self._rank(self.about.techniques, self._technique, vector)
+        shape (dims,); `beside`: another expert's logits of the same techniques, which count as much
+        as the head's (the geometric mean of both opinions)."""
+        return self._rank(self.about.techniques, self._technique, vector, beside)
 
     def guess_tactics(self, vector: Vectors) -> list[tuple[str, float]]:
         """Each tactic with its probability, the likeliest first; they sum to 1."""
@@ -101,7 +108,7 @@ class Heads:
 
     def place(self, vector: Vectors) -> Vectors:
         """Where a text lies among the knowledge base's entries: a unit vector, shape (384,)."""
-        placed = self._project @ vector
+        placed = self._project @ vector[: self._pooled]
         length = float(np.linalg.norm(placed))
         return (placed / np.float32(max(length, 1e-12))).astype(np.float32)
 
@@ -111,12 +118,17 @@ class Heads:
         beyond them the nearest counts."""
         return _interpolate(self._tables.get(kind, self._table), budget)
 
-    @staticmethod
     def _rank(
-        names: tuple[str, ...], head: tuple[Vectors, Vectors], vector: Vectors
+        self,
+        names: tuple[str, ...],
+        head: tuple[Vectors, Vectors],
+        vector: Vectors,
+        beside: NDArray[np.float64] | None = None,
     ) -> list[tuple[str, float]]:
         weights, bias = head
-        logits = (weights @ vector + bias).astype(np.float64)
+        logits = (weights @ vector[: self._pooled] + bias).astype(np.float64)
+        if beside is not None:
+            logits = (logits + beside) / 2
         raised = np.exp(logits - logits.max(initial=0.0))
         chances = raised / max(float(raised.sum()), 1e-300)
         order = np.argsort(-chances, kind="stable")
@@ -180,8 +192,9 @@ def _read_tensor(entry: Any, body: memoryview) -> Vectors:
 
 
 def _check_shapes(tensors: Mapping[str, Vectors], about: About, dims: int) -> None:
+    ngrams = tensors["malicious.weight"].shape == (1, dims + 1)
     wanted = {
-        "malicious.weight": (1, dims),
+        "malicious.weight": (1, dims + ngrams),
         "malicious.bias": (1,),
         "technique.weight": (len(about.techniques), dims),
         "technique.bias": (len(about.techniques),),

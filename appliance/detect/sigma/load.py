@@ -58,6 +58,8 @@ Feeds = Callable[[LogSource], str | None]
 
 _DEFAULT_LEVEL: Final[Level] = "medium"
 _TECHNIQUE: Final = re.compile(r"t[0-9]{4}(\.[0-9]{3})?")
+_ACTOR: Final = re.compile(r"[gs]\d{4}", re.IGNORECASE | re.ASCII)
+_CVE: Final = re.compile(r"(?:cve-)?\d{4}-\d{4,}", re.IGNORECASE | re.ASCII)
 #: Tactic names hold no digits; groups (g0016), software (s0002) and the like do.
 _TACTIC: Final = re.compile(r"[a-z]+([_-][a-z]+)*")
 
@@ -467,6 +469,7 @@ def _describe_rule(
         path=document.path,
         line=document.line,
         hash=content_hash,
+        others=_read_other_tags(rule),
     )
 
 
@@ -476,6 +479,18 @@ def _read_tags(rule: SigmaRuleBase) -> tuple[tuple[str, ...], tuple[str, ...]]:
     techniques = [name.upper() for name in names if _TECHNIQUE.fullmatch(name)]
     tactics = [name.replace("_", "-") for name in names if _TACTIC.fullmatch(name)]
     return tuple(dict.fromkeys(techniques)), tuple(dict.fromkeys(tactics))
+
+
+def _read_other_tags(rule: SigmaRuleBase) -> tuple[str, ...]:
+    """Groups, software and vulnerabilities among the rule's tags, in order, each once."""
+    found = [
+        name.upper() if space == "attack" else f"CVE-{name.upper().removeprefix('CVE-')}"
+        for tag in rule.tags
+        for space, name in [(tag.namespace.lower(), tag.name.replace(".", "-"))]
+        if (space == "attack" and _ACTOR.fullmatch(name))
+        or (space == "cve" and _CVE.fullmatch(name))
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _read_logsource(logsource: SigmaLogSource) -> LogSource:

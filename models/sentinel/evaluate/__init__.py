@@ -15,8 +15,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.assembly import load_techniques
 from appliance.errors import ModelError
-from appliance.inference.manifest import SENTINEL_FILE, SENTINEL_HEADS, write_durably
+from appliance.inference.manifest import (
+    SENTINEL_FILE,
+    read_sentinel,
+    write_durably,
+)
+from models.sentinel.candidates import CANDIDATES_FILE
 from models.sentinel.evaluate.attribution import (
     Guesser,
     list_described_captures,
@@ -33,7 +39,6 @@ from models.sentinel.evaluate.budgets import (
     count_over,
     find_event_threshold,
     gather_background,
-    read_tensor,
     write_thresholds,
 )
 from models.sentinel.evaluate.card import SHIPPED_BUDGET, write_card
@@ -157,6 +162,7 @@ def _write_wrong(this: Run) -> None:
 def _describe(this: Run) -> dict[str, Any]:
     about = this.scorer.heads.about
     work = this.options.work
+    model = work / SENTINEL_FILE
     card = work / "data_card.json"
     return {
         "small": this.options.small,
@@ -169,7 +175,7 @@ def _describe(this: Run) -> dict[str, Any]:
             "techniques": len(about.techniques),
             "tactics": len(about.tactics),
             "temperature": about.temperature,
-            "bytes": {n: (work / n).stat().st_size for n in (SENTINEL_FILE, SENTINEL_HEADS)},
+            "bytes": {name: (work / name).stat().st_size for name in read_sentinel(model).files},
         },
         "manifest": msgspec.json.decode((work / "sentinel.json").read_bytes()),
         "data": msgspec.json.decode(card.read_bytes()) if card.is_file() else None,
@@ -277,6 +283,9 @@ def _measure_tables(this: Run) -> None:
     exported = this.options.work / "export.json"
     if exported.is_file():
         this.results["quantizations"] = msgspec.json.decode(exported.read_bytes())
+    compared = this.options.work / CANDIDATES_FILE
+    if compared.is_file():
+        this.results["candidates"] = msgspec.json.decode(compared.read_bytes())
     truth, chances = [], []
     for label, chosen in ((1, samples.attacks), (0, samples.background)):
         texts = [sample.text for sample in chosen if sample.strict and (sample.real or label)]
@@ -358,12 +367,9 @@ def _measure_files(this: Run) -> None:
 def _measure_rest(this: Run) -> None:
     """Attribution, evasion, speed."""
     work, scorer = this.options.work, this.scorer
-    raw = (work / SENTINEL_HEADS).read_bytes()
-    guesser = Guesser(
-        scorer.heads.about.techniques,
-        read_tensor(raw, "technique.weight"),
-        read_tensor(raw, "technique.bias"),
-    )
+    heads = scorer.heads
+    beside = load_techniques(scorer.model, read_sentinel(scorer.model), len(heads.about.techniques))
+    guesser = Guesser(heads, None if beside is None else beside.weigh)
     guessed = []
     sets = {
         _EVTX: list_named_files(this.files),

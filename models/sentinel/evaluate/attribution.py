@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from appliance.detect.sentinel.heads import Heads
 from models.sentinel.evaluate.figures import Share, share
 from models.sentinel.evaluate.files import Limit
 from models.sentinel.evaluate.reading import ReadFile
@@ -83,24 +84,23 @@ class Guessed(msgspec.Struct, frozen=True):
 
 
 class Guesser:
-    """Guesses parent techniques from texts' vectors. `weight`, `bias`: the technique head."""
+    """Guesses parent techniques from texts as the product does. `beside`: logits of n-grams."""
 
-    def __init__(
-        self, names: Sequence[str], weight: NDArray[np.float32], bias: NDArray[np.float32]
-    ) -> None:
-        parents = [name.partition(".")[0] for name in names]
-        self.parents = sorted(set(parents))
-        self._member = np.array([self.parents.index(parent) for parent in parents])
-        self._weight, self._bias = weight, bias
+    def __init__(self, heads: Heads, beside: Callable[[str], NDArray[np.float64]] | None) -> None:
+        self._heads, self._beside = heads, beside
+        parents = {name: name.partition(".")[0] for name in heads.about.techniques}
+        self.parents = sorted(set(parents.values()))
+        self._member = {name: self.parents.index(parent) for name, parent in parents.items()}
 
-    def rank(self, vectors: Vectors, logits: NDArray[np.float64]) -> list[str]:
-        """Parents, the likeliest first. Shapes (texts, h) and (texts,)."""
-        raw = (vectors @ self._weight.T + self._bias).astype(np.float64)
-        raw -= raw.max(axis=1, keepdims=True)
-        shares = np.exp(raw)
-        shares /= shares.sum(axis=1, keepdims=True)
-        total = (shares * squash(logits)[:, None]).sum(axis=0)
-        sums = np.bincount(self._member, total, minlength=len(self.parents))
+    def rank(
+        self, texts: Sequence[str], vectors: Vectors, logits: NDArray[np.float64]
+    ) -> list[str]:
+        """Parents, the likeliest first. Shapes (texts, dims) and (texts,)."""
+        sums = np.zeros(len(self.parents))
+        for text, vector, score in zip(texts, vectors, squash(logits), strict=True):
+            beside = None if self._beside is None else self._beside(text)
+            for name, chance in self._heads.guess_techniques(vector, beside):
+                sums[self._member[name]] += chance * score
         return [self.parents[at] for at in np.argsort(-sums, kind="stable")]
 
 
@@ -124,7 +124,7 @@ def measure_attribution(
         place: int | None = None
         if over.any():
             chosen = [text for text, hit in zip(texts, over, strict=True) if hit]
-            ranked = guesser.rank(get_vectors(chosen), logits[over])
+            ranked = guesser.rank(chosen, get_vectors(chosen), logits[over])
             place = min((ranked.index(name) for name in truth if name in ranked), default=None)
         rows.append((is_unseen(truth), bool(over.any()), place))
     found = []

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from appliance.detect.sentinel.heads import Heads
 from appliance.inference.manifest import (
@@ -100,13 +99,6 @@ def split_heads(raw: bytes) -> tuple[dict[str, Any], bytes]:
     (length,) = struct.unpack_from("<Q", raw)
     header: dict[str, Any] = msgspec.json.decode(raw[8 : 8 + length])
     return header, raw[8 + length :]
-
-
-def read_tensor(raw: bytes, name: str) -> NDArray[np.float32]:
-    """One float32 tensor of a safetensors file. Raises KeyError, ValueError."""
-    header, body = split_heads(raw)
-    begin, end = header[name]["data_offsets"]
-    return np.frombuffer(body[begin:end], "<f4").reshape(header[name]["shape"])
 
 
 def write_thresholds(

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from appliance.config import Sentinel
 from models.sentinel.evaluate.plots import CALIBRATION_FILE, SPEED_FILE
 
 CARD_FILE: Final = "README.md"
 #: The budget that the product is configured with unless told.
-SHIPPED_BUDGET: Final = "5"
+SHIPPED_BUDGET: Final = f"{Sentinel().budget:g}"
 _EVTX: Final = "evtx-attack-samples"
 #: Sources of other kinds (not all wholly unseen) that the same bars are asked of: source, kind, system.
 _OTHER_BARS: Final = (
@@ -117,17 +118,21 @@ def _frame(results: Mapping[str, Any]) -> str:
     small = "\n**This is a small run that shows that the recipe works, not a result.**\n"
     return f"""# The sentinel
 
-A small encoder that judges single events: how likely each is part of an attack, which ATT&CK
-technique and tactic it resembles, and where it lies among the knowledge base's entries. One
-forward pass, three answers. It sees what no rule names; it adds findings and never takes one away.
+A small encoder, and n-grams beside it, that judge single events: how likely each is part of an
+attack, which ATT&CK technique and tactic it resembles, and where it lies among the knowledge base's
+entries. One forward pass, three answers. It sees what no rule names; it adds findings and never
+takes one away.
 {small if results["small"] else ""}
 | | |
 |---|---|
-| what | BERT encoder, {manifest.get("layers", "?")} layers, {model["dims"]} wide, \
+| what | BERT encoder, {manifest.get("layers", "?")} layers, {model["dims"] - 1} wide, \
 {manifest.get("quantization", "?")}, vocabulary of {manifest.get("vocabulary", "?")}, mean pooling; \
-linear heads in float32 |
-| files | `sentinel.gguf`, `sentinel.heads.safetensors`, `sentinel.json` with the SHA-256 of both: \
-{size:,} bytes |
+linear heads in float32; logistic regression over n-grams of 2 to 6 bytes, hashed into 2^20 columns, \
+in float16, whose log-odds the head `malicious` reads beside the vector (ordinary texts of training \
+that it takes for attacks it knows by their hash); a softmax regression over \
+2^14 columns, in int8, whose opinion on techniques counts as much as the head's |
+| files | `sentinel.gguf`, `sentinel.heads.safetensors`, `sentinel.ngrams.npz`, \
+`sentinel.techniques.npz`, `sentinel.json` with the SHA-256 of all four: {size:,} bytes |
 | heads | malicious (temperature {model["temperature"]:.2f}), {model["techniques"]} techniques, \
 {model["tactics"]} tactics, projection into the encoder's 384 dimensions |
 | reads | the first {model["tokens"]} tokens of one masked line an event: process starts, script \
@@ -138,10 +143,10 @@ log lines. Names, ids, addresses and times are masked; Sysmon's RuleName is neve
 | licence | {manifest.get("licence", "?")}, ours; data's licences below |
 | not for | proof. A finding says "unlike ordinary events, like attacks": an operator decides |
 
-It was distilled: a logistic regression over character n-grams (and a fine-tuned MiniLM, where the
-recipe runs on an accelerator) scores every training text; the student learns from these scores
-beside labels and techniques, and its projected vectors are drawn to the frozen MiniLM's vectors of
-technique texts.
+It was distilled: the regression over n-grams (and a fine-tuned MiniLM, where the recipe runs on an
+accelerator) scores every training text by a fit that did not see the text's group; the student
+learns what these scores leave open, beside labels and techniques, and its projected vectors are
+drawn to the frozen MiniLM's vectors of technique texts.
 Ordinary life in training is the set `ordinary`, the background of captures, and templates of our
 own of what healthy systems do.
 
@@ -481,6 +486,14 @@ def _parity(results: Mapping[str, Any]) -> str:
             ("weights", "bytes", "lowest cosine", "mean cosine", "largest difference of the score",
              "rows", "AUROC", "float AUROC", "texts/s, one thread"), rows,
         )  # fmt: skip
+    if results.get("candidates"):
+        rows = [
+            [f"{row['layers']} x {row['width']}", f"{row['bytes']:,}", str(row["scored"]),
+             f"{row['auroc']:.4f}", f"{row['texts_per_second']:,.0f}"]
+            for row in results["candidates"]
+        ]  # fmt: skip
+        text += "\nCandidates, layers x width (stage `candidates`):\n\n"
+        text += _table(("shape", "bytes", "rows", "AUROC", "texts/s, one thread"), rows)
     return text
 
 

@@ -23,7 +23,7 @@ def draw_plots(results: Mapping[str, Any], folder: Path) -> list[str]:
     if results.get("calibration"):
         _draw_calibration(results["calibration"], folder / CALIBRATION_FILE)
         written.append(CALIBRATION_FILE)
-    if results.get("quantizations"):
+    if results.get("candidates"):
         _draw_speed(results, folder / SPEED_FILE)
         written.append(SPEED_FILE)
     return written
@@ -63,25 +63,22 @@ def _draw_speed(results: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot  # noqa: PLC0415 - only in the extra train
 
     figure, axes = pyplot.subplots(figsize=_SIZE, dpi=_DPI)
-    for row in results["quantizations"]:
-        axes.scatter(row["texts_per_second"], row["auroc"], s=row["bytes"] / 20_000, alpha=0.6)
+    shipped = results["manifest"].get("layers"), results["model"]["dims"] - 1
+    for row in results["candidates"]:
+        ours = (row["layers"], row["width"]) == shipped
+        place = row["texts_per_second"], row["auroc"]
+        axes.scatter(*place, s=row["bytes"] / 20_000, alpha=0.6, color="C1" if ours else "C0")
         axes.annotate(
-            f"{row['weights']}, {row['bytes'] / 1e6:.2f} MB",
-            (row["texts_per_second"], row["auroc"]),
-            textcoords="offset points", xytext=(6, 4), fontsize=8,
+            f"{row['layers']} x {row['width']}, {row['bytes'] / 1e6:.1f} MB"
+            + (", shipped" if ours else ""),
+            place, textcoords="offset points", xytext=(6, 4), fontsize=8,
         )  # fmt: skip
-    for parity in results.get("parity") or []:
-        if parity["kind"] == "all":
-            for name, value in parity["auroc"].items():
-                if value is not None and name not in ("shipped", "float student"):
-                    axes.axhline(value, linestyle="--", linewidth=1, color="0.5")
-                    axes.annotate(name, (axes.get_xlim()[0], value), fontsize=8, color="0.3")
     low, high = axes.get_ylim()
     axes.set_ylim(low - _MARGIN, high + _MARGIN)  # differences in the fourth digit are none
     axes.margins(x=0.2)
     axes.set_xlabel("texts of the test a second, one thread, tokenizing included")
     axes.set_ylabel("AUROC of labelled texts of validation and test")
-    axes.set_title("Candidates (area: size of the file; dashed: teachers, all test rows)")
+    axes.set_title("Layers x width of each candidate (area: size of the file)")
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from appliance.detect.sentinel.heads import Heads
 from appliance.inference.client import SentinelClients
-from appliance.inference.manifest import SENTINEL_FILE, SENTINEL_HEADS, hash_file
+from appliance.inference.manifest import (
+    SENTINEL_FILE,
+    SENTINEL_HEADS,
+    SENTINEL_NGRAMS,
+    hash_file,
+)
 
 VECTORS_FILE: Final = "evaluate.vectors.npz"
 _LOAD_S: Final = 60.0
@@ -34,7 +39,8 @@ class Scorer:
         self._kept = kept
         self._places: dict[str, int] = {}
         self._vectors = np.zeros((0, self.heads.dims), np.float32)
-        self._stamp = hash_file(model)
+        ngrams = model.parent / SENTINEL_NGRAMS
+        self._stamp = hash_file(model) + (hash_file(ngrams) if ngrams.is_file() else "")
         if kept is not None and kept.is_file():
             self._recall(kept)
 

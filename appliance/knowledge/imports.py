@@ -1,0 +1,341 @@
+"""Knowledge, brought in by the operator: files from a stick become part of the base.
+
+An import reads everything first, then joins it with what the base holds, encodes what is new and
+swaps the new generation in: whatever fails or is killed before leaves the base as it is.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from appliance.errors import ModelError
+from appliance.knowledge.build import OldBase, Say, write_base
+from appliance.knowledge.content import (
+    ATTACK_ID,
+    Content,
+    Contribution,
+    Resolver,
+    join_contributions,
+)
+from appliance.knowledge.entries import Dropped, Encoder, Indicator, Item, KnowledgeEntry
+from appliance.knowledge.gathering import MAX_REASONS, Drops, Gathered, gather_items
+from appliance.knowledge.generation import hash_file, lock_base
+from appliance.knowledge.readers import read_path
+from appliance.knowledge.renumbered import RENUMBERED
+
+#: Unknown ids that a report names; the rest are counted.
+MAX_UNKNOWN: Final = 200
+
+#: Ids named of each list in a report.
+MAX_IDS: Final = 20
+
+#: Sources that publish one file for each entry: a file says nothing of the others', so nothing of
+#: such a source goes when it is not there again.
+ENTRY_BY_ENTRY: Final = frozenset({"CVE"})
+
+#: Sources that are published as a tree of small files: one file of such a tree, by itself, adds to
+#: what is there, while the tree replaces it.
+FILE_BY_FILE: Final = frozenset(
+    {
+        "Atomic Red Team",
+        "Caldera Stockpile",
+        "GTFOBins",
+        "LOLBAS",
+        "Sigma rules",
+        "SigmaHQ",
+        "Site notes",
+    }
+)
+
+Read = Callable[[Path], Iterator[tuple[str, Item]]]
+
+
+class SourceReport(msgspec.Struct, frozen=True):
+    """What an import did to one source. Counts are of entries, unless they say so; of each kind of
+    change the first ids are named. `older` are entries that are not shown, because another source
+    has them no older. `left_out` are the first of `dropped` things."""
+
+    name: str
+    files: int
+    new: int
+    changed: int
+    unchanged: int
+    gone: int
+    older: int
+    new_ids: tuple[str, ...]
+    changed_ids: tuple[str, ...]
+    gone_ids: tuple[str, ...]
+    older_ids: tuple[str, ...]
+    links_new: int
+    links_gone: int
+    indicators: int
+    indicators_new: int
+    indicators_gone: int
+    dropped: int
+    left_out: tuple[Dropped, ...]
+
+
+class UnknownId(msgspec.Struct, frozen=True):
+    """An ATT&CK id that imported links name and the base does not have: `links` links do. They are
+    kept, and shown when the entry comes."""
+
+    id: str
+    links: int
+
+
+class ImportReport(msgspec.Struct, frozen=True):
+    """What an import did. `changed` is False when the base is what it was, to the byte. `dropped`
+    things (the first in `left_out`) came in files that brought nothing else. `unknown` are the
+    most named of `unknown_ids` ATT&CK ids that the base does not have. Of the texts, `encoded`
+    were new and `reused` had their vectors."""
+
+    sources: tuple[SourceReport, ...]
+    changed: bool
+    dropped: int
+    left_out: tuple[Dropped, ...]
+    unknown: tuple[UnknownId, ...]
+    unknown_ids: int
+    encoded: int
+    reused: int
+    entries: int
+
+
+def import_paths(
+    folder: Path,
+    paths: Sequence[Path],
+    encoder: Encoder,
+    progress: Say,
+    *,
+    read: Read = read_path,
+    helpers: Sequence[Encoder] = (),
+    now: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> ImportReport:
+    """Bring files and folders into the base at `folder`.
+
+    What a source brought before is replaced by what it brings now; but one file of a source that is
+    a tree of files, or has a file for each entry, takes nothing away. `now` (seconds since 1970)
+    is noted as the time of reading. Raises ModelError when there is no sound base made with this
+    encoder, when a file is refused, when nothing was found, or when the disk is full;
+    ModelUnavailable when the encoder fails. The base is then what it was.
+    """
+    with lock_base(folder):
+        old = _need_base(folder, encoder, progress)
+        before = list(old.read_contributions())
+        gathered = gather_items(_read_all(paths, read, progress), "imported", now)
+        drops = _drop_other_types(gathered, before)
+        if not gathered.contributions:
+            raise ModelError(_describe_nothing(paths, drops))
+        _note_files(gathered, paths)
+        after, reports = _replace_sources(before, gathered, drops, paths)
+        content = join_contributions(after, RENUMBERED)
+        unknown = _count_unknown(content, gathered)
+        sources = tuple(_add_older(report, content) for report in reports)
+        if after == before:
+            return _make_report(sources, drops, unknown, len(content.shown))
+        written = write_base(
+            folder, after, encoder, progress, old=old, helpers=helpers, clock=clock
+        )  # fmt: skip
+        report = _make_report(sources, drops, unknown, written.manifest.entries)
+        return msgspec.structs.replace(
+            report, changed=written.changed, encoded=written.encoded, reused=written.reused
+        )
+
+
+def _need_base(folder: Path, encoder: Encoder, progress: Say) -> OldBase:
+    problems: list[str] = []
+    old = OldBase.open(folder, problems.append)
+    if old is None or problems:
+        why = "; ".join(problems) or "there is none"
+        raise ModelError(f"{folder}: no base to import into ({why}): run `appliance kb build`")
+    if old.generation.manifest.encoder != encoder.model_hash:
+        raise ModelError(
+            f"{folder}: made with encoder {old.generation.manifest.encoder[:16]}, this one is "
+            f"{encoder.model_hash[:16]}: build the base again"
+        )
+    progress(f"{folder}: {old.generation.manifest.entries} entries before")
+    return old
+
+
+def _read_all(paths: Iterable[Path], read: Read, progress: Say) -> Iterator[tuple[str, Item]]:
+    for path in paths:
+        progress(f"reading {ascii(str(path))[1:-1]}")
+        yield from read(path)
+
+
+def _drop_other_types(gathered: Gathered, before: Iterable[Contribution]) -> dict[str, Drops]:
+    """An id means one thing: an entry that has another type than the base's is left out."""
+    types = {e.id: (e.type, s.name) for s in before for e in s.entries.values()}
+    drops = dict(gathered.drops)
+    for source in sorted(gathered.contributions):
+        contribution = gathered.contributions[source]
+        for entry in list(contribution.entries.values()):
+            known, by = types.setdefault(entry.id, (entry.type, source))
+            if known != entry.type and by != source:
+                reason = f"{entry.id}: is a {known} by {by}, here it is a {entry.type}"
+                drops.setdefault(source, Drops()).add(Dropped(source, reason))
+                del contribution.entries[entry.id]
+    return drops
+
+
+def _describe_nothing(paths: Sequence[Path], drops: dict[str, Drops]) -> str:
+    names = ", ".join(ascii(str(path))[1:-1] for path in paths[:3])
+    first = [left for each in drops.values() for left in each.first][:3]
+    reasons = "; ".join(f"{left.where}: {left.reason}" for left in first)
+    return f"{names}: nothing to import" + (f": {reasons}" if reasons else "")
+
+
+def _note_files(gathered: Gathered, paths: Sequence[Path]) -> None:
+    """What was named, with the hash of what is a file."""
+    try:
+        files = {path.name: hash_file(path) if path.is_file() else "" for path in paths}
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    for contribution in gathered.contributions.values():
+        contribution.files = files
+
+
+def _replace_sources(
+    before: Sequence[Contribution],
+    gathered: Gathered,
+    drops: dict[str, Drops],
+    paths: Sequence[Path],
+) -> tuple[list[Contribution], list[SourceReport]]:
+    """The contributions afterwards, sorted, and what became of each source that was read."""
+    known = {source.key: source for source in before}
+    after = dict(known)
+    reports = []
+    for name, read in sorted(gathered.contributions.items()):
+        stale = known.get(read.key)
+        fresh = read
+        if stale is not None and _only_adds(stale, len(gathered.files[name]), paths):
+            fresh = _add_to(stale, read)
+        if stale is not None and _says_the_same(stale, fresh):
+            fresh = stale
+        after[fresh.key] = fresh
+        reports.append(
+            _report_source(
+                stale or Contribution("imported", name),
+                fresh,
+                len(gathered.files[name]),
+                drops.get(name, Drops()),
+            )
+        )
+    return [after[key] for key in sorted(after)], reports
+
+
+def _only_adds(stale: Contribution, files: int, paths: Sequence[Path]) -> bool:
+    """Whether what is read now, from so many files, is only a part of the source."""
+    if stale.name in ENTRY_BY_ENTRY:
+        return True
+    if files > 1 or any(path.is_dir() for path in paths):
+        return False
+    return stale.name in FILE_BY_FILE or not all(stale.files.values())
+
+
+def _add_to(stale: Contribution, fresh: Contribution) -> Contribution:
+    """Both, the fresh one's entries in the place of those it has under the same id, with links."""
+    kept = [link for link in stale.links if link.source not in fresh.entries]
+    return msgspec.structs.replace(
+        fresh,
+        files={**fresh.files, **stale.files},
+        entries=dict(sorted({**stale.entries, **fresh.entries}.items())),
+        links=sorted(
+            {*kept, *fresh.links},
+            key=lambda link: (link.source, link.kind, link.target, link.text),
+        ),
+        indicators=sorted({*stale.indicators, *fresh.indicators}),
+    )
+
+
+def _says_the_same(stale: Contribution, fresh: Contribution) -> bool:
+    return (
+        stale.entries == fresh.entries
+        and stale.links == fresh.links
+        and stale.indicators == fresh.indicators
+    )
+
+
+def _report_source(
+    stale: Contribution, fresh: Contribution, files: int, drops: Drops
+) -> SourceReport:
+    new = [each for each in fresh.entries if each not in stale.entries]
+    gone = [each for each in stale.entries if each not in fresh.entries]
+    both = [each for each in fresh.entries if each in stale.entries]
+    changed = [each for each in both if stale.entries[each] != fresh.entries[each]]
+    links = set(stale.links), set(fresh.links)
+    indicators = set(stale.indicators), set(fresh.indicators)
+    return SourceReport(
+        name=fresh.name,
+        files=files,
+        new=len(new),
+        changed=len(changed),
+        unchanged=len(both) - len(changed),
+        gone=len(gone),
+        older=0,
+        new_ids=tuple(new[:MAX_IDS]),
+        changed_ids=tuple(changed[:MAX_IDS]),
+        gone_ids=tuple(gone[:MAX_IDS]),
+        older_ids=(),
+        links_new=len(links[1] - links[0]),
+        links_gone=len(links[0] - links[1]),
+        indicators=len(fresh.indicators),
+        indicators_new=len(indicators[1] - indicators[0]),
+        indicators_gone=len(indicators[0] - indicators[1]),
+        dropped=drops.count,
+        left_out=tuple(drops.first),
+    )
+
+
+def _add_older(report: SourceReport, content: Content) -> SourceReport:
+    older = [
+        placed.entry.id
+        for placed in content.entries
+        if not placed.shown
+        and content.sources[placed.source].kind == "imported"
+        and content.sources[placed.source].name == report.name
+    ]
+    return msgspec.structs.replace(report, older=len(older), older_ids=tuple(older[:MAX_IDS]))
+
+
+def _count_unknown(content: Content, gathered: Gathered) -> Counter[str]:
+    """ATT&CK ids in what was read that no entry bears, and in how many links."""
+    entries: dict[str, KnowledgeEntry] = {
+        each: content.entries[place].entry for each, place in content.shown.items()
+    }
+    resolve = Resolver(entries, RENUMBERED)
+    unknown: Counter[str] = Counter()
+    for contribution in gathered.contributions.values():
+        named = [end for link in contribution.links for end in (link.source, link.target)]
+        for body in contribution.indicators:
+            named.extend(msgspec.json.decode(body, type=Indicator).links)
+        unknown.update(
+            end for end in named if ATTACK_ID.fullmatch(end) and resolve.find_known(end) is None
+        )
+    return unknown
+
+
+def _make_report(
+    sources: tuple[SourceReport, ...],
+    drops: dict[str, Drops],
+    unknown: Counter[str],
+    entries: int,
+) -> ImportReport:
+    named = {source.name for source in sources}
+    others = [each for name, each in drops.items() if name not in named]
+    ranked = sorted(unknown.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ImportReport(
+        sources=sources,
+        changed=False,
+        dropped=sum(each.count for each in others),
+        left_out=tuple(left for each in others for left in each.first)[:MAX_REASONS],
+        unknown=tuple(UnknownId(name, links) for name, links in ranked[:MAX_UNKNOWN]),
+        unknown_ids=len(unknown),
+        encoded=0,
+        reused=0,
+        entries=entries,
+    )
