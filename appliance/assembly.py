@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, tzinfo
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from appliance.inventory.ledger import SoftwareLedger
 from appliance.inventory.observe import Inventory
 from appliance.judge.bench import Bench, TagsOnly
 from appliance.judge.knowledge import KnowledgeExpert
-from appliance.knowledge.base import KnowledgeBase
+from appliance.knowledge.base import MANIFEST_FILE, KnowledgeBase
 from appliance.normalise import FED, feeds, matches
 from appliance.normalise.custom import CustomSource
 from appliance.normalise.known_fields import KNOWN_FIELDS
@@ -367,13 +367,18 @@ def open_indicators(config: Config, folder: Path | None = None) -> IndicatorDete
     """The indicators' detector, of the files that the configuration names and of what was imported
     into the knowledge base; None where there are none. What is compiled for it is kept in `folder`,
     that of the state when None. Raises ModelError for a named file that can't be read or is
-    damaged: without it the line would miss what it was told to find."""
+    damaged: without it the line would miss what it was told to find. A base that can't be read is
+    told of by the detector (`missing`): rules need none."""
     kept = folder if folder is not None else Path(config.state_dir) / "indicators"
     files = open_indicator_files(config.indicators, kept)
-    if (base := find_knowledge(config.knowledge_dir)) is not None:
-        with suppress(ModelError):  # the experts say what is wrong with it
+    missing = ""
+    base = find_knowledge(config.knowledge_dir)
+    if base is not None and (base / MANIFEST_FILE).exists():
+        try:
             files += open_base_indicators(base, kept)
-    return IndicatorDetector(files) if files else None
+        except ModelError as error:
+            missing = f"none of the knowledge base's are looked for: {error}"
+    return IndicatorDetector(files, missing=missing) if files or missing else None
 
 
 #: A detector that is built here.
@@ -419,7 +424,8 @@ def read_ledger(config: Config) -> Mapping[str, Mapping[str, float]]:
 
 def settle_memory() -> None:
     """What was loaded stays: the collector need not look through thousands of rules again and
-    again."""
+    again. What an engine before left is given back first."""
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

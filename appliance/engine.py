@@ -38,11 +38,12 @@ from appliance.assembly import (
 )
 from appliance.config import Config, FileSink, SyslogSink, describe_sink
 from appliance.delivery import Delivery, close_deliveries
+from appliance.detect.indicators.detector import IndicatorDetector
 from appliance.detect.sentinel.watch import QueuedSentinel
 from appliance.detect.sigma.engine import SigmaDetector
 from appliance.detect.sigma.load import RuleSet, load_rules
 from appliance.emit.sinks import Sink, build_sink
-from appliance.errors import ApplianceError, ConfigError, RuleError, StoreError
+from appliance.errors import ApplianceError, ConfigError, ModelError, RuleError, StoreError
 from appliance.health import RULES as HEALTH_RULES
 from appliance.inference.manifest import SENTINEL_MANIFEST
 from appliance.judge.bench import Bench
@@ -76,9 +77,10 @@ class Draft:
         self.config = config
         self.rules = load_configured_rules(config, cache=open_cache(config))
         self.overrides = open_overrides(config)
-        self.indicators = open_indicators(config)
+        self.indicators: IndicatorDetector | None = open_indicators(config)
         if old is not None:
             _refuse_broken_rules(self.rules, old.rules)
+            _refuse_broken_base(self.indicators, old.indicators)
         self.sinks = [open_sink(spec, config, around.on_step) for spec in config.sinks]
         self.experts_mark: tuple[object, ...] = _mark_experts(config)
         keep = old is not None and old.experts_mark == self.experts_mark
@@ -102,6 +104,12 @@ def _refuse_broken_rules(new: RuleSet, old: RuleSet) -> None:
     if broken:
         told = "; ".join(f"{r.path}:{r.line}: {r.reason}" for r in broken[:3])
         raise RuleError(f"{len(broken)} rules are broken: {told}")
+
+
+def _refuse_broken_base(new: IndicatorDetector | None, old: IndicatorDetector | None) -> None:
+    """A knowledge base that could be read before and can't be now was broken by a change."""
+    if new is not None and new.missing and (old is None or not old.missing):
+        raise ModelError(new.missing)
 
 
 def _mark_experts(config: Config) -> tuple[object, ...]:
@@ -161,7 +169,7 @@ class Engine:
         self._keeps_sentinel = draft.keeps_sentinel
         self._around = around
         store = around.store
-        self.indicators = draft.indicators
+        self.indicators: IndicatorDetector | None = draft.indicators
         self.detectors = build_detectors(self.rules, open_cache(config), self.indicators)
         if config.workers == 1:
             prepare_detectors(self.detectors, config, store.counts())
@@ -275,6 +283,8 @@ class Engine:
             self.sentinel_parts.close()
         if self.experts is not new.experts:
             self.experts.close()
+        if self.indicators is not None and self.indicators is not new.indicators:
+            self.indicators.close()
 
     def _list_judged(self) -> dict[str, RuleInfo]:
         """The rules on which the experts speak: the sentinel has its own word on each finding."""

@@ -319,6 +319,8 @@ def _look_at_parts(facts: Mapping[str, Any], config: Config, seen: _Sightings) -
     if facts.get("models", {}).get("missing") and config.model:
         seen.say("model", "missing", str(facts["models"]["missing"]), notice=True)
     _look_at_sentinel(facts.get("sentinel", {}), config, seen)
+    if facts.get("indicators", {}).get("missing"):
+        seen.say("indicators", "missing", str(facts["indicators"]["missing"]))
     for worker in facts.get("workers", []):
         if worker["error"] or worker["pid"] is None:
             seen.say(f"worker {worker['number']}", "dead",

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ import msgspec
 import pytest
 
 from appliance.cli import KNOWLEDGE_TYPES, main
-from appliance.commands import knowledge
+from appliance.commands import knowledge, knowledge_import
 from appliance.commands.knowledge import Progress
 from appliance.commands.knowledge_entry import SECTIONS, spell_nearly
 from appliance.commands.knowledge_import import reload_daemon
@@ -32,6 +34,7 @@ from appliance.emit.render import render_finding
 from appliance.errors import ApplianceError, ModelError, ModelUnavailable
 from appliance.knowledge.base import KnowledgeBase, KnowledgeSource
 from appliance.knowledge.entries import ENTRY_TYPES, Indicator, Item, Link
+from appliance.knowledge.generation import lock_base
 from appliance.places import import_folder
 from appliance.schema import Citation, Finding, Verdict, digest
 from appliance.store import FindingRow, Store
@@ -716,6 +719,74 @@ def test_import_elsewhere_begins_from_the_base_in_use(
     assert kb("show", "T1003.001")[0] == 0
     code, _, complaint = kb("import", kev, "--to", kev)  # no folder
     assert (code, "kev.json" in complaint) == (1, True)
+
+
+def test_failing_import_elsewhere_deletes_its_own_copy_only(
+    kb: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+
+    def fail_after_another(folder: Path, *_: object, **__: object) -> None:
+        build_sample(folder, [*make_knowledge(), make_entry("T1999", "Of another")])
+        raise ModelError("the disk is full")
+
+    monkeypatch.setattr(knowledge_import, "import_paths", fail_after_another)
+    assert kb("import", "x", "--to", other)[0] == 1
+    base = KnowledgeBase.open(other / "knowledge", LetterEncoder.model_hash)
+    assert base.entry("T1999") is not None
+    base.close()
+
+
+def test_failing_import_elsewhere_leaves_the_copy_to_who_has_the_lock(
+    kb: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    with ExitStack() as at_work:
+
+        def fail_under_another(folder: Path, *_: object, **__: object) -> None:
+            at_work.enter_context(lock_base(folder))
+            raise ModelError("another build or import is at work")
+
+        monkeypatch.setattr(knowledge_import, "import_paths", fail_under_another)
+        code, _, complaint = kb("import", "x", "--to", other)
+        assert (code, "another build or import is at work" in complaint) == (1, True)
+        assert read_all(other) == read_all(data)
+
+
+def test_base_that_another_makes_before_the_copy_is_imported_into(
+    kb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+
+    def lock_after_another(folder: Path) -> AbstractContextManager[None]:
+        build_sample(folder, [*make_knowledge(), make_entry("T1999", "Of another")])
+        return lock_base(folder)
+
+    monkeypatch.setattr(knowledge_import, "lock_base", lock_after_another)
+    (tmp_path / "kev.json").write_text(json.dumps(make_kev("CVE-2026-0001")))
+    assert kb("import", tmp_path / "kev.json", "--to", other)[0] == 0
+    base = KnowledgeBase.open(other / "knowledge", LetterEncoder.model_hash)
+    assert base.entry("T1999") is not None
+    base.close()
+
+
+@pytest.mark.parametrize("start", ["entries-", "vectors-", "manifest"])
+def test_copy_that_the_disk_does_not_take_is_deleted(
+    kb: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    copy = shutil.copyfile
+
+    def fail(source: Path, target: Path) -> None:
+        if not target.name.startswith(start):
+            copy(source, target)
+            return
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    code, _, complaint = kb("import", "x", "--to", tmp_path / "other")
+    assert (code, "cannot be written: No space left" in complaint) == (1, True)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 # -- the running daemon ----------------------------------------------------------------------------

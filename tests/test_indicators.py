@@ -19,6 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from appliance.detect.indicators import values
 from appliance.detect.indicators.detector import (
     MAX_FOUND,
     MAX_LAYOUTS,
@@ -748,3 +749,19 @@ def test_texts_of_a_list_are_one_line(tmp_path: Path) -> None:
     assert len(origin.name) == 200
     assert len(origin.links) == 32
     assert msgspec.json.encode(origin)
+
+
+def test_a_text_full_of_urls_costs_no_more_than_a_few() -> None:
+    seen: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        whole = values._split_authority
+
+        def count(text: str) -> tuple[str, str, str] | None:
+            seen.append(text)
+            return whole(text)
+
+        patch.setattr(values, "_split_authority", count)
+        assert values.find_urls("x://\u00e9\u00e9.\u00e9 " * 8192) is not None
+        many = " ".join(f"http://h{n}.example/x" for n in range(5000))
+        assert len(values.find_urls(many)) <= values.MAX_URLS
+    assert len(seen) <= 5 * values.MAX_URLS

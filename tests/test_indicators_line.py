@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import appliance.indicator_files
+from appliance.assembly import open_indicators
 from appliance.cli import main
 from appliance.config import FilesSource
 from appliance.detect.indicators.file import IndicatorLike, Written, write_indicators
+from appliance.engine import _refuse_broken_base
 from appliance.errors import ModelError
 from appliance.indicator_files import MAX_KEPT, open_compiled, open_indicator_files
 from appliance.knowledge.entries import Indicator
@@ -109,12 +111,35 @@ def test_what_was_imported_into_the_knowledge_base_is_found(
     (row,) = find_mine(read_lines(out))
     assert (row["rule_id"], row["level"]) == ("indicator:address:203.0.113.66", "medium")
     assert row["techniques"] == ["T1110"]
-    # A base that can't be read is told of elsewhere; the line runs.
+    # A base that can't be read is told of; the line runs.
     next((tmp_path / "kb").glob("entries-*.db")).write_bytes(b"x")
     code, _, told = scan(
         capsys, tmp_path / "auth.log", "--no-model", "--config", path, "--out", out
     )
     assert (code, find_mine(read_lines(out))) == (0, []), told
+
+
+def test_a_base_that_breaks_is_a_trouble_and_no_reload(box: Box, tmp_path: Path) -> None:
+    known = Indicator("address", "203.0.113.66", "Feed", "Scanner of X")
+    kb = tmp_path / "kb"
+    build_sample(kb, [*make_items(), known])
+    box.config = replace(box.config, indicators=(), knowledge_dir=str(kb))
+    old = open_indicators(box.config, tmp_path / "kept")
+    assert old is not None
+    assert old.missing == ""
+    (kb / "manifest.json").write_bytes(b"{")
+    new = open_indicators(box.config, tmp_path / "kept")
+    assert new is not None
+    assert "none of the knowledge base's are looked for" in new.missing
+    with pytest.raises(ModelError, match="none of the knowledge base's"):
+        _refuse_broken_base(new, old)
+    _refuse_broken_base(new, new)  # it was broken before: whatever else changed may come
+    _refuse_broken_base(old, new)
+    _refuse_broken_base(None, old)
+    box.start()
+    troubles = wait_for(lambda: [t for t in box.ask()["troubles"] if t["part"] == "indicators"])
+    assert not troubles[0]["notice"]
+    old.close()
 
 
 def test_a_scan_without_lists_says_nothing_of_them(

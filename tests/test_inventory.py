@@ -93,7 +93,7 @@ def test_dpkg_lines() -> None:
         name="var/log/dpkg.log.1",
     )
     how = "dpkg.log: line"
-    host = "log:var/log/dpkg.log.1"
+    host = "log:var/log/dpkg.log"
     assert found == [
         (host, "", "openssh-server", "1:8.4p1-5+deb11u1", how),
         (host, "", "curl", "7.74.0-1.3", how),
@@ -628,3 +628,11 @@ def test_old_rows_expire_but_not_what_is_installed(tmp_path: Path) -> None:
     assert [row.product for row in store.software()] == ["there"]
     assert store.counts()["store"]["software_expired"] == 2
     store.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["dpkg.log", "dpkg.log.1", "dpkg.log.2.gz", "dpkg.log-20260901", "dpkg.log#3"]
+)
+def test_a_rotated_log_is_the_log_of_the_same_host(name: str) -> None:
+    ((host, *_),) = reveal("2026-09-01 10:00:01 status installed libc6:amd64 2.31-13", name=name)
+    assert host == "log:dpkg.log"

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,11 +19,12 @@ from numpy.typing import NDArray
 
 from appliance.errors import ModelError, ModelUnavailable
 from appliance.inference.client import EncoderClient
+from appliance.knowledge import generation
 from appliance.knowledge.base import KnowledgeBase
 from appliance.knowledge.build import OldBase, average_vectors, build_base, encode_texts, write_base
 from appliance.knowledge.content import join_contributions
 from appliance.knowledge.entries import Hit, SearchResult
-from appliance.knowledge.generation import lock_base
+from appliance.knowledge.generation import lock_base, read_generation
 from appliance.knowledge.index import round_vectors
 from appliance.knowledge.passages import PIECE_CHARS, cut_text, gather_passages
 from appliance.knowledge.readers.package import read_package
@@ -119,6 +123,43 @@ def test_failing_encoder_leaves_the_older_base(small: Path) -> None:
     open_sample(small)
 
 
+@pytest.mark.parametrize("step", range(1, 6))
+def test_full_disk_leaves_the_older_base_and_nothing_else(
+    small: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    before, first = list_names(small), read_generation(small).hash
+    sync, steps = generation._sync, iter(range(1, 99))
+
+    def fail(path: Path) -> None:
+        if next(steps) == step:
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(generation, "_sync", fail)
+    with pytest.raises(ModelError, match="No space left"):
+        build_sample(small, [*make_items(), make_entry("T0005", "eeee")])
+    if step < 5:
+        assert list_names(small) == before
+    assert (read_generation(small).hash == first) == (step < 5)  # the fifth is after the rename
+    open_sample(small)
+
+
+@pytest.mark.parametrize("writer", ["write_entry_file", "write_index"])
+@pytest.mark.parametrize("error", [ModelError("disk is full"), KeyboardInterrupt()], ids=repr)
+def test_file_that_is_not_written_whole_is_deleted(
+    small: Path, monkeypatch: pytest.MonkeyPatch, writer: str, error: BaseException
+) -> None:
+    def fail(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    before = list_names(small)
+    monkeypatch.setattr(f"appliance.knowledge.build.{writer}", fail)
+    with pytest.raises(type(error)):
+        build_sample(small, [*make_items(), make_entry("T0005", "eeee")])
+    assert list_names(small) == before
+
+
 def test_base_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="empty"):
         build_sample(tmp_path / "b", [])
@@ -205,6 +246,37 @@ def test_several_encoders_share_the_work_and_give_the_same() -> None:
     assert sorted(one.texts + two.texts) == sorted(texts)
     assert said[0] == "encoding 500 texts"
     assert any("a second" in line and "minutes left" in line for line in said[1:])
+
+
+class SlowEncoder(LetterEncoder):
+    """Takes its time for every block."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        time.sleep(0.01)
+        return super().embed(texts)
+
+
+class InterruptingEncoder(SlowEncoder):
+    """Someone presses Ctrl-C while it works on its first block."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if not self.texts:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return super().embed(texts)
+
+
+@pytest.mark.parametrize(
+    ("other", "error"),
+    [(DeadEncoder, ModelUnavailable), (InterruptingEncoder, KeyboardInterrupt)],
+)
+def test_encoders_stop_when_one_fails_or_the_user_does_not_want_them(
+    other: type[LetterEncoder], error: type[BaseException]
+) -> None:
+    texts = [f"text {number}" for number in range(64 * 200)]
+    slow, ending = SlowEncoder(), other()
+    with pytest.raises(error):
+        encode_texts(texts, [slow, ending], say_nothing)
+    assert len(slow.texts) + len(ending.texts) < len(texts) / 2
 
 
 def test_encoder_that_gives_no_unit_vectors_is_refused() -> None:
@@ -480,7 +552,12 @@ def _change_manifest(change: Callable[[dict[str, object]], object]) -> Callable[
         (lambda folder: (folder / "manifest.json").write_bytes(b"{"), "not a manifest"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "not a manifest"),
         (_change_manifest(lambda manifest: manifest.update(extra=1)), "not a manifest"),
-        (_change_manifest(lambda manifest: manifest.update(format=1)), "not a manifest"),
+        (_change_manifest(lambda manifest: manifest.update(format="1")), "not a manifest"),
+        (
+            lambda folder: (folder / "manifest.json").write_bytes(b'{"format": 1, "model": "x"}'),
+            "manifest.json: a base of an earlier format: run `appliance kb build`",
+        ),
+        (_change_manifest(lambda manifest: manifest.update(format=3)), "a base of a later format"),
         (_change_manifest(lambda manifest: manifest.update(files={})), "pins"),
         (
             _change_manifest(

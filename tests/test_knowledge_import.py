@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -142,11 +143,17 @@ def test_one_file_of_a_tree_takes_nothing_away(folder: Path, tmp_path: Path) -> 
     tree, single = tmp_path / "tree", tmp_path / "single.md"
     tree.mkdir()
     single.write_text("x")
-    bring(folder, NOTES, paths=[tree])
-    more = bring(folder, [make_note("three", "Third."), make_note("one", "New.")], paths=[single])
+    one, two, three, new = (
+        make_note(name, text, source="Site notes")
+        for name, text in (
+            ("one", "First."), ("two", "Second."), ("three", "Third."), ("one", "New."),
+        )
+    )  # fmt: skip
+    bring(folder, [one, two], paths=[tree])
+    more = bring(folder, [three, new], paths=[single])
     assert count(more) == (1, 1, 1, 0)
     assert text_of(folder, "note:two") == "Second."
-    whole = bring(folder, [make_note("three", "Third.")], paths=[tree])
+    whole = bring(folder, [three], paths=[tree])
     assert count(whole) == (0, 0, 1, 2)
 
 
@@ -164,6 +171,142 @@ def test_catalogue_with_a_file_for_each_entry_only_grows(folder: Path, tmp_path:
     )
     assert text_of(folder, "cve-2024-0001") == "A bigger hole."
     assert [link.text for link in open_base(folder).links("CVE-2024-0001")] == ["< 3"]
+
+
+# --- whole folders, single files, and what could not be read ---------------------------------
+
+
+LOLBAS = (
+    "Name: {0}.exe\nDescription: Runs things.\nCommands:\n  - Command: {0}.exe /x\n"
+    "    Description: Runs it.\n    MitreID: T1218\n"
+)
+
+
+def put(path: Path, text: str | bytes) -> Path:
+    """The path, which holds this now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def bring_files(folder: Path, *paths: Path) -> dict[str, SourceReport]:
+    """Import what really lies there: by the name of the source what became of it."""
+    report = import_paths(folder, paths, LetterEncoder(), say_nothing)
+    return {source.name: source for source in report.sources}
+
+
+def files_of(folder: Path, name: str) -> set[str]:
+    sources = open_base(folder).info().manifest.sources
+    return set(next(source.files for source in sources if source.name == name))
+
+
+def test_list_brought_beside_a_folder_is_replaced_later(folder: Path, tmp_path: Path) -> None:
+    table = put(tmp_path / "p.csv", "indicator\nevil.test\nworse.test\n")
+    put(tmp_path / "notes/a.md", "# One\n\nFirst.\n")
+    bring_files(folder, table, tmp_path / "notes")
+    assert files_of(folder, "CSV: p.csv") == {"p.csv"}
+    assert files_of(folder, "Site notes: notes") == {"notes"}
+    put(table, "indicator\nevil.test\n")
+    assert bring_files(folder, table)["CSV: p.csv"].indicators_gone == 1
+
+
+def test_catalogue_brought_as_a_folder_is_replaced_by_its_file(
+    folder: Path, tmp_path: Path
+) -> None:
+    def write(*names: str) -> str:
+        rows = (
+            f'{{"cveID": "{name}", "vendorProject": "V", "product": "P", "vulnerabilityName": "N",'
+            f' "dateAdded": "2024-01-02", "shortDescription": "S"}}'
+            for name in names
+        )
+        return f'{{"catalogVersion": "1", "vulnerabilities": [{", ".join(rows)}]}}'
+
+    put(tmp_path / "kev/known.json", write("CVE-2024-0001", "CVE-2024-0002"))
+    bring_files(folder, tmp_path / "kev")
+    single = put(tmp_path / "known.json", write("CVE-2024-0001"))
+    source = bring_files(folder, single)["CISA KEV"]
+    assert (source.unchanged, source.gone) == (1, 1)
+
+
+def test_single_files_of_a_tree_only_add_however_many(folder: Path, tmp_path: Path) -> None:
+    for name in "abcd":
+        put(tmp_path / f"lolbas/{name}.yml", LOLBAS.format(name))
+    assert bring_files(folder, tmp_path / "lolbas")["LOLBAS"].new == 4
+    one, two = (put(tmp_path / f"{name}.yml", LOLBAS.format(name)) for name in "ae")
+    source = bring_files(folder, one, two)["LOLBAS"]
+    assert (source.new, source.unchanged, source.gone) == (1, 3 + 1, 0)
+    assert source.left_out == ()
+    assert files_of(folder, "LOLBAS") == {"lolbas", "a.yml", "e.yml"}
+    with zipfile.ZipFile(tmp_path / "lolbas.zip", "w") as archive:
+        archive.write(one, "LOLBAS/a.yml")
+    source = bring_files(folder, tmp_path / "lolbas.zip")["LOLBAS"]
+    assert (source.unchanged, source.gone) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\0" * 40, b"", b"Name: b\nCommands: [\n : :\n"], ids=["NULs", "empty", "YAML"]
+)
+def test_unreadable_file_of_a_folder_takes_nothing_away(
+    folder: Path, tmp_path: Path, broken: bytes
+) -> None:
+    tree = tmp_path / "lolbas"
+    for each in "abc":
+        put(tree / f"{each}.yml", LOLBAS.format(each))
+    bring_files(folder, tree)
+    put(tree / "b.yml", broken)
+    (tree / "c.yml").unlink()
+    source = bring_files(folder, tree)["LOLBAS"]
+    assert (source.unchanged, source.gone) == (3, 0)
+    assert source.left_out[0] == Dropped(
+        "lolbas", "nothing is taken away, because 1 file could not be read: b.yml"
+    )
+    put(tree / "b.yml", LOLBAS.format("b"))
+    source = bring_files(folder, tree)["LOLBAS"]
+    assert (source.unchanged, source.gone, source.left_out) == (2, 1, ())
+
+
+def test_file_that_cannot_be_read_of_one_path_leaves_the_others_whole(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        put(tmp_path / f"notes/{name}.md", f"# {name}\n\nText.\n")
+        put(tmp_path / f"lolbas/{name}.yml", LOLBAS.format(name))
+    bring_files(folder, tmp_path / "notes", tmp_path / "lolbas")
+    put(tmp_path / "notes/b.md", b"\0")
+    (tmp_path / "lolbas/b.yml").unlink()
+    sources = bring_files(folder, tmp_path / "notes", tmp_path / "lolbas")
+    assert (sources["Site notes: notes"].gone, sources["LOLBAS"].gone) == (0, 1)
+
+
+def test_files_of_no_format_do_not_keep_what_is_gone(folder: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "lolbas"
+    for name in "ab":
+        put(tree / f"{name}.yml", LOLBAS.format(name))
+    put(tree / "LICENSE", "Do as you like.\n")
+    put(tree / "README.md", "# LOLBAS\n")
+    put(tree / "schema.json", '{"title": "a schema"}')
+    put(tree / "logo.PNG", b"\x89PNG\r\n\x1a\n\0\0")
+    bring_files(folder, tree)
+    (tree / "b.yml").unlink()
+    assert bring_files(folder, tree)["LOLBAS"].gone == 1
+
+
+def test_same_entry_in_two_forms_is_not_left_out(folder: Path) -> None:
+    one = make_note("one", "First.", version="2024-01-02", modified="2024-01-01")
+    again = msgspec.structs.replace(one, version="2024.01.02")
+    for items in ([one, again], [again, one], [one, again, one]):
+        assert only(bring(folder, items)).left_out == ()
+    older, newer = (make_note("two", "Same.", version=version) for version in "12")
+    for items in ([older, newer], [newer, older]):
+        assert only(bring(folder, items)).left_out == ()
+        entry = open_base(folder).entry("note:two")
+        assert entry is not None and entry.version == "2"
+    source = only(bring(folder, [one, again, msgspec.structs.replace(one, text="Other.")]))
+    assert "note:one: given twice" in source.left_out[0].reason
+    assert text_of(folder, "note:one") == "Other."
+
+
+# --- several sources ------------------------------------------------------------------------
 
 
 def test_newer_of_two_sources_is_shown_and_the_other_comes_back(folder: Path) -> None:

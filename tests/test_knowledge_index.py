@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from appliance.knowledge.base import KnowledgeBase
+from appliance.knowledge.entries import Item, Link
 from appliance.knowledge.index import (
     FLAT_LIMIT,
     MIN_RECALL,
@@ -145,6 +146,53 @@ def test_base_with_many_passages_answers(tmp_path: Path) -> None:
     playbooks = opened.search(vector, 500, "playbook")
     assert len(playbooks) == (FLAT_LIMIT + 100) // 100
     assert [hit.entry.id for hit in opened.search_words("word777", 2)] == ["note:777"]
+
+
+# --- links ----------------------------------------------------------------------------------
+
+
+def test_revocation_has_the_ends_that_it_names(tmp_path: Path) -> None:
+    """What was revoked stands for its successor elsewhere: here it is what is told."""
+    items: list[Item] = [
+        make_entry("T0001", "aaaa", revoked=True, revoked_by="T0002"),
+        make_entry("T0002", "bbbb", revoked=True, revoked_by="T0003"),
+        make_entry("T0003", "cccc"),
+        make_entry("G0001", "dddd", type="group"),
+        Link("T0001", "revoked_by", "T0002", "Test ATT&CK"),
+        Link("T0002", "revoked_by", "T0003", "Test ATT&CK"),
+        Link("T0003", "revoked_by", "T0003", "Test ATT&CK"),
+        Link("G0001", "uses", "T0001", "Test ATT&CK"),
+    ]
+    build_sample(tmp_path, items)
+    opened = KnowledgeBase.open(tmp_path, LetterEncoder.model_hash)
+
+    def tell(asked: str) -> set[tuple[str, str, bool]]:
+        return {(each.link.kind, each.id, each.forward) for each in opened.neighbours(asked)}
+
+    assert tell("T0003") == {
+        ("revoked_by", "T0001", False),
+        ("revoked_by", "T0002", False),
+        ("uses", "G0001", False),
+    }
+    assert tell("T0002") == {("revoked_by", "T0001", False), ("revoked_by", "T0003", True)}
+    assert tell("T0001") >= {("revoked_by", "T0002", True)}
+    assert tell("G0001") == {("uses", "T0003", True)}
+    opened.close()
+
+
+def test_filters_that_leave_no_entry_are_named(small: KnowledgeBase) -> None:
+    assert small.find_idle_filters() == []
+    # Together these leave none either: each alone does.
+    assert small.find_idle_filters("group", platform="Windows", tactic="TA0040") == []
+    assert small.find_idle_filters("incident", platform="Amiga", tactic="TA9999") == [
+        "type",
+        "platform",
+        "tactic",
+    ]
+    assert small.find_idle_filters("technique", platform="\udcff", tactic="") == [
+        "platform",
+        "tactic",
+    ]
 
 
 # --- words ----------------------------------------------------------------------------------

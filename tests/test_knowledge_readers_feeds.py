@@ -683,6 +683,7 @@ def test_a_misp_event() -> None:
     (note,) = pick(items, KnowledgeEntry)
     assert note.id == "misp:5b4d1a3e-0000-4000-8000-00000000a001" and note.type == "note"
     assert note.title == "Heron campaign,[31m second wave" and note.licence == "tlp:amber"
+    assert note.source == "MISP: Heron campaign,[31m second wave (5b4d1a3e)"
     assert "Threat level: high" in note.text and "They came back on a Sunday." in note.text
     assert [(link.kind, link.target) for link in pick(items, Link)] == [
         ("about", "T1053.005"), ("about", "G0007"), ("about", "T1059.001"),
@@ -722,6 +723,20 @@ def test_the_forms_of_misp_hold_the_same_events() -> None:
     twice = read_all(read_misp, json.dumps([event, event, 5]).encode(), "m")
     assert [drop.where for drop in pick(twice, Dropped)[-2:]] == ["m: event 2", "m: event 3"]
     assert len(pick(twice, KnowledgeEntry)) == 1
+
+
+def test_misp_events_of_the_same_info_are_two_sources() -> None:
+    event = json.loads(JSON_READERS["misp"][1])["Event"]
+    for info in (event["info"], "x" * 10_000, ""):
+        one = {**event, "info": info}
+        other = {**one, "uuid": "77777777-0000-4000-8000-00000000a001"}
+        items = read_all(read_misp, json.dumps([one, other]).encode())
+        first, second = pick(items, KnowledgeEntry)
+        assert first.source.endswith(" (5b4d1a3e)") and second.source.endswith(" (77777777)")
+        sources = {indicator.source for indicator in pick(items, Indicator)}
+        assert sources == {link.origin for link in pick(items, Link)}
+        assert sources == {first.source, second.source}
+        assert not any("(77777777)" in indicator.name for indicator in pick(items, Indicator))
 
 
 # --- lists of indicators

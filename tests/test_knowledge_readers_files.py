@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import itertools
+import json
 import lzma
 import os
 import re
@@ -19,17 +20,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import ModelError
-from appliance.knowledge.entries import ENTRY_TYPES, Dropped, Item, KnowledgeEntry, Link
+from appliance.knowledge.entries import (
+    ENTRY_TYPES,
+    Dropped,
+    Indicator,
+    Item,
+    KnowledgeEntry,
+    Link,
+)
 from appliance.knowledge.readers import READERS, archives, documents, files, read_file, read_path
 from appliance.knowledge.readers.archives import SourceFile, tell_name
 from appliance.knowledge.readers.atomic import read_atomic, read_stockpile
 from appliance.knowledge.readers.documents import BrokenDocument, Document, read_documents
 from appliance.knowledge.readers.gtfobins import FUNCTIONS, read_gtfobins
+from appliance.knowledge.readers.indicators import read_indicator_csv
 from appliance.knowledge.readers.lolbas import read_lolbas
 from appliance.knowledge.readers.markdown import find_ids, read_markdown
 from appliance.knowledge.readers.package import PACKAGE_FILES, find_package_data, read_package
 from appliance.knowledge.readers.recognise import Look
 from appliance.knowledge.readers.sigma import name_sigma_source, read_sigma
+from appliance.knowledge.readers.stix import read_stix
 
 SAMPLES = Path(__file__).parent / "samples" / "knowledge"
 
@@ -270,6 +280,55 @@ def test_markdown_playbook_answers() -> None:
     (entry,) = entries(odd).values()
     assert entry.type == "note" and entry.modified == "2024-01-02T00:00:00Z"
     assert len(drops(odd)) == 1
+
+
+def test_markdown_incident() -> None:
+    raw = b"---\ntype: Incident\n---\n# Mail of March\nIt was T1566.\n"
+    items = list(read_markdown(raw, "i.md"))
+    (entry,) = entries(items).values()
+    assert entry.type == "incident" and entry.title == "Mail of March"
+    assert links(items) == {(entry.id, "about", "T1566")}
+    assert not drops(items)
+
+
+def test_stix_incident() -> None:
+    item = {
+        "type": "incident",
+        "spec_version": "2.1",
+        "id": "incident--b1a6ab96-0a9b-4b6a-8a3b-0a7d6ab7d3b1",
+        "name": "Mail of March",
+        "description": "A page that asked for passwords.",
+    }
+    raw = json.dumps({"type": "bundle", "id": "bundle--1", "objects": [item]}).encode()
+    (entry,) = entries(read_stix(raw, "i.json")).values()
+    assert (entry.type, entry.title) == ("incident", "Mail of March")
+
+
+def test_two_folders_may_have_notes_of_one_name(tmp_path: Path) -> None:
+    """Also where the one lies in the other, which bears the same name."""
+    for folder in ("mail", "web", "web/web"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "README.md").write_bytes(b"# Said\nWords.\n")
+    mail, web = entries(items_of(tmp_path / "mail")), entries(items_of(tmp_path / "web"))
+    assert list(mail) == ["note:mail/README.md#said"]
+    assert list(web) == ["note:web/README.md#said", "note:web/web/README.md#said"]
+    alone = entries(items_of(tmp_path / "mail" / "README.md"))
+    assert list(alone) == ["note:README.md#said"]
+    for found in (mail, alone):
+        assert [entry.title for entry in found.values()] == ["Said"]
+
+
+def test_port_behind_an_address_is_cut_off() -> None:
+    rows = b"type,value\nip,2.2.2.2:80\nip,[2001:db8::5]:443\nip,2.2.2.0/24\nip,2001:db8::6\n"
+    found = list(read_indicator_csv(rows, "list.csv"))
+    assert [(item.kind, item.value) for item in found if isinstance(item, Indicator)] == [
+        ("address", "2.2.2.2"),
+        ("address", "2001:db8::5"),
+        ("network", "2.2.2.0/24"),
+        ("address", "2001:db8::6"),
+    ]
+    (found_in_column,) = read_indicator_csv(b"dst_ip,comment\n3.3.3.3:8080,bad\n", "list.csv")
+    assert isinstance(found_in_column, Indicator) and found_in_column.value == "3.3.3.3"
 
 
 @pytest.mark.parametrize(

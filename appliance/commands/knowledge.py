@@ -20,7 +20,7 @@ from appliance.commands.models import ENCODER, need_encoder
 from appliance.commands.paragraphs import wrap_text
 from appliance.commands.settings import is_there, read_config
 from appliance.config import Config
-from appliance.errors import ApplianceError, ConfigError, Exit, ModelError
+from appliance.errors import ApplianceError, ConfigError, Exit, ModelError, UsageError
 from appliance.inference.client import EncoderClient
 from appliance.inference.manifest import verify_built
 from appliance.knowledge.base import KnowledgeBase
@@ -187,9 +187,11 @@ def kb_build(args: argparse.Namespace) -> Exit:
 
 
 def kb_search(args: argparse.Namespace) -> Exit:
-    """`appliance kb search`: exit 1 when nothing is found. Without the encoder words alone are
-    asked, and standard error says so."""
-    answer = _answer(args, find_config(args))
+    """`appliance kb search`: exit 1 when nothing is found, naming the filters that leave no entry.
+    Without the encoder words alone are asked, and standard error says so."""
+    if not args.query.strip():
+        raise UsageError("the text to search for is empty")
+    answer, idle = _answer(args, find_config(args))
     if answer.missing:
         say_aside(args, f"found by words alone, not by meaning: {answer.missing}")
     view = View()
@@ -198,11 +200,19 @@ def kb_search(args: argparse.Namespace) -> Exit:
     else:
         _print_results(view, answer)
     if not answer.results:
-        raise ApplianceError(f"nothing found for {args.query!r}")
+        why = f": {_tell_idle(args, idle)}" if idle else ""
+        raise ApplianceError(f"nothing found for {args.query!r}{why}")
+    if idle:  # what the text names by its id is found all the same
+        say_aside(args, _tell_idle(args, idle))
     return Exit.DONE
 
 
-def _answer(args: argparse.Namespace, config: Config | None) -> Answer:
+def _tell_idle(args: argparse.Namespace, idle: list[str]) -> str:
+    return ", ".join(f"no entry fits --{name} '{clean(getattr(args, name), 200)}'" for name in idle)
+
+
+def _answer(args: argparse.Namespace, config: Config | None) -> tuple[Answer, list[str]]:
+    """What is found, and which filters leave no entry."""
     folder = need_folder(config)
     limits = {"platform": args.platform, "tactic": args.tactic}
     try:
@@ -211,11 +221,13 @@ def _answer(args: argparse.Namespace, config: Config | None) -> Answer:
     except ModelError as error:
         with open_unasked(folder) as base:
             found = search_by_words(base, args.query, args.k, args.type, **limits)
-            return Answer(found, str(error))
+            idle = base.find_idle_filters(args.type, **limits)
+            return Answer(found, str(error)), idle
     base = KnowledgeBase.open(folder, known)
     try:
         encoder.start()
-        return answer_query(base, encoder.embed, args.query, args.k, args.type, **limits)
+        answer = answer_query(base, encoder.embed, args.query, args.k, args.type, **limits)
+        return answer, base.find_idle_filters(args.type, **limits)
     finally:
         encoder.close()
         base.close()

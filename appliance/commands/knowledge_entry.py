@@ -129,7 +129,9 @@ def find_entry(base: KnowledgeBase, asked: str) -> KnowledgeEntry:
     """The entry with this id, in any case, also one that was renumbered; else the only one that
     bears the name. Raises ApplianceError, which names the nearest ones."""
     wanted = " ".join(asked.split())
-    entry = base.entry(wanted) if wanted else None
+    if not wanted:
+        raise ApplianceError("the knowledge base has no entry under an empty id")
+    entry = base.entry(wanted)
     if entry is not None:
         return entry
     named = find_named(base, wanted)
@@ -137,11 +139,12 @@ def find_entry(base: KnowledgeBase, asked: str) -> KnowledgeEntry:
         return named[0]
     if named:
         raise ApplianceError(
-            f"{asked!r} is the name of several: {_list_entries(named[:SHOWN])}: give the id"
+            f"'{clean(asked, 200)}' is the name of several: {_list_entries(named[:SHOWN])}: "
+            "give the id"
         )
     near = find_near(base, wanted)
     told = f"; spelled alike: {_list_entries(near)}" if near else ""
-    raise ApplianceError(f"the knowledge base has no {clean(asked, 200)!r}{told}")
+    raise ApplianceError(f"the knowledge base has no '{clean(asked, 200)}'{told}")
 
 
 def _list_entries(entries: Iterable[KnowledgeEntry]) -> str:
@@ -327,14 +330,31 @@ def _print_entry(view: View, facts: Body, *, whole: bool) -> None:
         for line in wrap_prose(version["text"] or version["title"], "  "):
             view.line(line)
     _print_findings(view, facts["findings"])
+    neighbours = _merge_rows(facts["neighbours"])
     sections: dict[str, list[Body]] = {}
-    for neighbour in facts["neighbours"]:
+    for neighbour in neighbours:
         sections.setdefault(neighbour["section"], []).append(neighbour)
     for title in _order_sections(sections):
         _print_section(view, title, sections[title], whole=whole)
-    told = [n for n in facts["neighbours"] if n["kind"] == "uses" and n["text"]]
+    told = [n for n in neighbours if n["kind"] == "uses" and n["text"]]
     if told:
         _print_examples(view, told, whole=whole)
+
+
+def _merge_rows(neighbours: Iterable[Body]) -> list[Body]:
+    """One row for all that say the same of the same entry in one section, with every source and
+    every other id by which they call the ends."""
+    rows: dict[tuple[str, str, str], list[Body]] = {}
+    for each in neighbours:
+        rows.setdefault((each["section"], each["id"], each["text"]), []).append(each)
+    return [
+        {
+            **same[0],
+            "says": list(dict.fromkeys(said for each in same for said in each["says"])),
+            "source": ", ".join(dict.fromkeys(each["source"] for each in same)),
+        }
+        for same in rows.values()
+    ]
 
 
 def _print_state(view: View, facts: Body) -> None:

@@ -25,7 +25,7 @@ from appliance.config import Config
 from appliance.control import ask_daemon
 from appliance.errors import ApplianceError, Exit, ModelError
 from appliance.knowledge.entries import Dropped
-from appliance.knowledge.generation import MANIFEST_FILE, lock_base, read_generation
+from appliance.knowledge.generation import MANIFEST_FILE, Generation, lock_base, read_generation
 from appliance.knowledge.imports import ImportReport, SourceReport, import_paths
 from appliance.places import CONFIG, import_folder
 from appliance.view import View, clean
@@ -80,25 +80,47 @@ def _begin_from(folder: Path, config: Config | None) -> Iterator[None]:
     if (folder / MANIFEST_FILE).exists():
         yield
         return
+    source = need_folder(config)
     there = folder.exists()
-    try:
-        with lock_base(folder):
-            generation = read_generation(need_folder(config))
-            for path in (generation.entries, generation.vectors):
-                shutil.copyfile(path, folder / path.name)
-            # Last: whoever is killed before leaves no base, and the next copies again.
-            shutil.copyfile(generation.entries.with_name(MANIFEST_FILE), folder / MANIFEST_FILE)
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be written: {error.strerror}") from error
+    with lock_base(folder):
+        copy = _copy_base(source, folder, there)
     try:
         yield
     except BaseException:
-        for name in (MANIFEST_FILE, *generation.manifest.files):
+        # While another imports into the copy, or when one has, it is no longer ours to delete.
+        with suppress(ModelError), lock_base(folder):
+            if copy is not None and read_generation(folder).hash == copy.hash:
+                _delete_copy(folder, copy, there)
+        raise
+
+
+def _copy_base(source: Path, folder: Path, there: bool) -> Generation | None:
+    """The copy, as it lies in the folder; None when another has made a base there meanwhile. What
+    could not be copied whole is deleted again, the folder too when it was not `there`. The caller
+    holds the folder's lock. Raises ModelError."""
+    if (folder / MANIFEST_FILE).exists():
+        return None
+    generation = None
+    try:
+        generation = read_generation(source)
+        for path in (generation.entries, generation.vectors):
+            shutil.copyfile(path, folder / path.name)
+        # Last: whoever is killed before leaves no base, and the next copies again.
+        shutil.copyfile(source / MANIFEST_FILE, folder / MANIFEST_FILE)
+        return read_generation(folder)
+    except BaseException as error:
+        _delete_copy(folder, generation, there)
+        if isinstance(error, OSError):
+            raise ModelError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise
+
+
+def _delete_copy(folder: Path, copy: Generation | None, there: bool) -> None:
+    with suppress(OSError):
+        for name in (MANIFEST_FILE, *(copy.manifest.files if copy else ())):
             (folder / name).unlink(missing_ok=True)
         if not there:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
+            folder.rmdir()
 
 
 def _print_report(view: View, report: ImportReport) -> None:

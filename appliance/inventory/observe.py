@@ -12,6 +12,7 @@ comes from outside is no part of the site.
 
 import ipaddress
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 from typing import Any, Final, TypeVar
@@ -62,6 +63,8 @@ _PUBLIC: Final = frozenset(map(str, range(1, 224))).difference(
 T = TypeVar("T")
 #: host, vendor, product, version, how, installed, gone
 _Key = tuple[str, str, str, str, str, bool, bool]
+#: What rotation puts behind the name of a log, and the generation of a stream.
+_ROTATED: Final = re.compile(r"(?:#\d+|\.\d{1,3}|-\d{8}|\.(?:gz|xz|bz2|zst))+\Z")
 
 
 class Inventory:
@@ -295,7 +298,8 @@ class Inventory:
         if not product.product:
             return
         if not host:
-            host = f"log:{sighting.record.logical}"
+            # Rotated or not, it is the log of one host.
+            host = f"log:{_ROTATED.sub('', sighting.record.logical)}"
         if len(host) > MAX_HOST or not host.isprintable():
             host = clean_name(host, MAX_HOST)
         self._counts["sights"] += 1

@@ -69,8 +69,8 @@ class BaseInfo(msgspec.Struct, frozen=True):
 
 class Neighbour(msgspec.Struct, frozen=True):
     """An entry at the other end of a link. `forward` when the link leads from the entry that was
-    asked about to this one; `id` is the other end as it stands today (after renumbering and
-    revocation), `entry` its entry, None when the base does not have it."""
+    asked about to this one; `id` is the other end as it stands today (after renumbering and, but
+    for "revoked_by", revocation), `entry` its entry, None when the base does not have it."""
 
     id: str
     forward: bool
@@ -166,6 +166,9 @@ class KnowledgeBase:
         own = self._settle(id)
         found = []
         for start, end, link in self._entries.find_neighbours(own):
+            if link.kind == "revoked_by":
+                # What was revoked stands for its successor today: both ends would be the successor.
+                start, end = self._settle(link.source), self._settle(link.target)  # noqa: PLW2901
             forward = own in (start, link.source)
             other = end if forward else start
             if other != own:
@@ -283,6 +286,23 @@ class KnowledgeBase:
         for row, fit in self._entries.find_words(match, 8 * k) if match is not None else []:
             found.setdefault(int(self._entries.owners[row]), fit)
         return [Hit(self._entries.read_entry(place), fit) for place, fit in list(found.items())[:k]]
+
+    def find_idle_filters(
+        self,
+        type: EntryType | None = None,  # noqa: A002
+        *,
+        platform: str | None = None,
+        tactic: str | None = None,
+    ) -> list[str]:
+        """The names of those filters of a search ("type", "platform", "tactic") that alone leave no
+        entry."""
+        filters = (
+            ("type", self._write_facets(type, None, None)),
+            ("platform", self._write_facets(None, platform, None)),
+            ("tactic", self._write_facets(None, None, tactic)),
+        )
+        masks = ((name, self._find_mask(facets)) for name, facets in filters)
+        return [name for name, mask in masks if mask is not None and not mask.any()]
 
     def score_entries(self, vector: NDArray[np.float32], ids: list[str]) -> dict[str, float]:
         """By id: the cosine of the entry's nearest passage; entries without passages are left out.

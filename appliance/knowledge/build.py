@@ -10,7 +10,7 @@ look for, in the words in which detection rules are written) and of up to four p
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 from typing import Final, NamedTuple
@@ -32,6 +32,7 @@ from appliance.knowledge.generation import (
     lock_base,
     read_generation,
     swap_in,
+    take_back,
     verify_file,
     write_file,
 )
@@ -216,27 +217,30 @@ def write_base(
         nonlocal facts
         facts = write_index(path, vectors)
 
-    files = dict(
-        [
-            write_file(folder, "entries", lambda path: write_entry_file(path, content, passages)),
-            write_file(folder, "vectors", write_vectors),
-        ]
-    )
-    manifest = BaseManifest(
-        format=2,
-        files=files,
-        encoder=encoder.model_hash,
-        dims=encoder.dims,
-        entries=len(content.shown),
-        vectors=len(passages),
-        links=sum(link.shown for link in content.links),
-        indicators=sum(len(source.indicators) for source in content.sources),
-        index=facts,
-        sources=tuple(_describe_source(source) for source in content.sources),
-        origin="local",
-        created_by=f"appliance {__version__}",
-    )
-    return Written(manifest, swap_in(folder, manifest), encoded, reused)
+    with take_back(folder):
+        files = dict(
+            [
+                write_file(
+                    folder, "entries", lambda path: write_entry_file(path, content, passages)
+                ),
+                write_file(folder, "vectors", write_vectors),
+            ]
+        )
+        manifest = BaseManifest(
+            format=2,
+            files=files,
+            encoder=encoder.model_hash,
+            dims=encoder.dims,
+            entries=len(content.shown),
+            vectors=len(passages),
+            links=sum(link.shown for link in content.links),
+            indicators=sum(len(source.indicators) for source in content.sources),
+            index=facts,
+            sources=tuple(_describe_source(source) for source in content.sources),
+            origin="local",
+            created_by=f"appliance {__version__}",
+        )
+        return Written(manifest, swap_in(folder, manifest), encoded, reused)
 
 
 def _make_vectors(
@@ -292,12 +296,13 @@ def encode_texts(
     lock = Lock()
     start = told = clock()
     done = 0
+    stop = False
 
     def work(encoder: Encoder) -> None:
         nonlocal done, told
         while True:
             with lock:
-                begin = next(begins, None)
+                begin = None if stop else next(begins, None)
             if begin is None:
                 return
             block = encoder.embed(texts[begin : begin + _BLOCK])
@@ -317,8 +322,12 @@ def encode_texts(
         work(encoders[0])
     else:
         with ThreadPoolExecutor(len(encoders)) as pool:
-            for finished in [pool.submit(work, encoder) for encoder in encoders]:
-                finished.result()
+            try:
+                for finished in as_completed([pool.submit(work, each) for each in encoders]):
+                    finished.result()
+            except BaseException:  # one failed, or Ctrl-C: the pool waits for all of them
+                stop = True
+                raise
     return vectors
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -30,6 +30,8 @@ _MAX_MANIFEST_BYTES: Final = 16 << 20
 
 _FRESH: Final = ".fresh-"
 _OURS: Final = re.compile(r"(?:entries-[0-9a-f]{12}\.db|vectors-[0-9a-f]{12}\.faiss)")
+#: The format that `BaseManifest` describes.
+_FORMAT: Final = 2
 #: Files of the first format, and what a killed build leaves.
 _OLD_FORMAT: Final = ("entries.jsonl", "vectors.faiss")
 
@@ -69,6 +71,10 @@ class BaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_by: str
 
 
+class _AnyManifest(msgspec.Struct):
+    format: int
+
+
 class Generation(NamedTuple):
     """A manifest that was read, its bytes' SHA-256, and its two files."""
 
@@ -92,9 +98,20 @@ def read_generation(folder: Path) -> Generation:
     try:
         manifest = msgspec.json.decode(raw, type=BaseManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not a manifest: {error}") from error
+        raise ModelError(f"{path}: {_describe_refused(raw, error)}") from error
     entries, vectors = (_find_named(path, manifest, start) for start in ("entries-", "vectors-"))
     return Generation(manifest, hashlib.sha256(raw).hexdigest(), entries, vectors)
+
+
+def _describe_refused(raw: bytes, error: Exception) -> str:
+    try:
+        number = msgspec.json.decode(raw, type=_AnyManifest).format
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"not a manifest: {error}"
+    if number == _FORMAT:
+        return f"not a manifest: {error}"
+    age = "an earlier" if number < _FORMAT else "a later"
+    return f"a base of {age} format: run `appliance kb build`"
 
 
 def _find_named(path: Path, manifest: BaseManifest, start: str) -> Path:
@@ -184,6 +201,21 @@ def delete_leftovers(folder: Path) -> None:
     """Delete what a killed build left half written. The caller holds the lock."""
     for path in folder.glob(f"{_FRESH}*"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def take_back(folder: Path) -> Iterator[None]:
+    """When the block raises, delete the files of a base that it has brought into the folder, whole
+    or half written, unless the manifest names them by then. The caller holds the lock."""
+    before = {path.name for path in folder.glob("*")}
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what is told is why the block failed
+            path = folder / MANIFEST_FILE
+            named = _list_pinned(path.read_bytes()) if path.exists() else set()
+            _delete_others(folder, before | named)
+        raise
 
 
 def _list_pinned(raw: bytes) -> set[str]:

@@ -19,12 +19,21 @@ from appliance.knowledge.content import (
     Content,
     Contribution,
     Resolver,
+    is_older,
     join_contributions,
 )
-from appliance.knowledge.entries import Dropped, Encoder, Indicator, Item, KnowledgeEntry
+from appliance.knowledge.entries import (
+    Dropped,
+    Encoder,
+    Indicator,
+    Item,
+    KnowledgeEntry,
+    Link,
+)
 from appliance.knowledge.gathering import MAX_REASONS, Drops, Gathered, gather_items
 from appliance.knowledge.generation import hash_file, lock_base
 from appliance.knowledge.readers import read_path
+from appliance.knowledge.readers.archives import tell_name
 from appliance.knowledge.renumbered import RENUMBERED
 
 #: Unknown ids that a report names; the rest are counted.
@@ -37,8 +46,8 @@ MAX_IDS: Final = 20
 #: such a source goes when it is not there again.
 ENTRY_BY_ENTRY: Final = frozenset({"CVE"})
 
-#: Sources that are published as a tree of small files: one file of such a tree, by itself, adds to
-#: what is there, while the tree replaces it.
+#: Sources that are published as a tree of small files: files of such a tree that are named one by
+#: one add to what is there, while the tree (a folder or an archive) replaces it.
 FILE_BY_FILE: Final = frozenset(
     {
         "Atomic Red Team",
@@ -51,13 +60,35 @@ FILE_BY_FILE: Final = frozenset(
     }
 )
 
+#: Why files are left out as a whole in which nothing was missed.
+_NOT_MISSED: Final = frozenset(
+    {"none of the formats that can be imported", "Markdown without text"}
+)
+#: Ends of names of files that trees hold beside their texts, and that no reader reads.
+_NO_TEXT: Final = (
+    ".bin", ".bmp", ".class", ".dll", ".doc", ".docx", ".exe", ".gif", ".ico", ".jar", ".jpeg",
+    ".jpg", ".lnk", ".msi", ".pdf", ".png", ".pyc", ".so", ".webp", ".woff", ".woff2", ".xls",
+    ".xlsx",
+)  # fmt: skip
+
 Read = Callable[[Path], Iterator[tuple[str, Item]]]
+
+
+class _Part(msgspec.Struct):
+    """What one of the named paths brought: the names of the sources, whether it is a tree (a folder
+    or an archive), and its files that were left out as a whole and may belong to a source."""
+
+    path: Path
+    is_tree: bool = False
+    sources: set[str] = set()
+    unread: list[str] = []
 
 
 class SourceReport(msgspec.Struct, frozen=True):
     """What an import did to one source. Counts are of entries, unless they say so; of each kind of
     change the first ids are named. `older` are entries that are not shown, because another source
-    has them no older. `left_out` are the first of `dropped` things."""
+    has them no older. `left_out` are the first of `dropped` things; where nothing was taken away
+    because files could not be read, the first of all says so."""
 
     name: str
     files: int
@@ -117,21 +148,24 @@ def import_paths(
 ) -> ImportReport:
     """Bring files and folders into the base at `folder`.
 
-    What a source brought before is replaced by what it brings now; but one file of a source that is
-    a tree of files, or has a file for each entry, takes nothing away. `now` (seconds since 1970)
-    is noted as the time of reading. Raises ModelError when there is no sound base made with this
+    What a source brought before is replaced by what it brings now; but nothing is taken away by
+    single files of a source that is a tree of files, by a source that has a file for each entry,
+    and by a tree with files that could not be read. `now` (seconds since 1970) is noted as the
+    time of reading. Raises ModelError when there is no sound base made with this
     encoder, when a file is refused, when nothing was found, or when the disk is full;
     ModelUnavailable when the encoder fails. The base is then what it was.
     """
     with lock_base(folder):
         old = _need_base(folder, encoder, progress)
         before = list(old.read_contributions())
-        gathered = gather_items(_read_all(paths, read, progress), "imported", now)
+        parts = [_Part(path) for path in paths]
+        items = _settle_repeats(_read_all(parts, read, progress))
+        gathered = gather_items(items, "imported", now)
         drops = _drop_other_types(gathered, before)
         if not gathered.contributions:
             raise ModelError(_describe_nothing(paths, drops))
-        _note_files(gathered, paths)
-        after, reports = _replace_sources(before, gathered, drops, paths)
+        _note_files(gathered, parts)
+        after, reports = _replace_sources(before, gathered, drops, parts)
         content = join_contributions(after, RENUMBERED)
         unknown = _count_unknown(content, gathered)
         sources = tuple(_add_older(report, content) for report in reports)
@@ -161,10 +195,53 @@ def _need_base(folder: Path, encoder: Encoder, progress: Say) -> OldBase:
     return old
 
 
-def _read_all(paths: Iterable[Path], read: Read, progress: Say) -> Iterator[tuple[str, Item]]:
-    for path in paths:
-        progress(f"reading {ascii(str(path))[1:-1]}")
-        yield from read(path)
+def _read_all(parts: Iterable[_Part], read: Read, progress: Say) -> Iterator[tuple[str, Item]]:
+    for part in parts:
+        progress(f"reading {ascii(str(part.path))[1:-1]}")
+        yield from _read_part(part, read)
+
+
+def _read_part(part: _Part, read: Read) -> Iterator[tuple[str, Item]]:
+    """What the part's path holds; the part is told what it was."""
+    part.is_tree = part.path.is_dir()
+    left_out: dict[str, None] = {}
+    brought: set[str] = set()
+    for file, item in read(part.path):
+        # The name of a single file has no folder before it; that of an archive's member has.
+        part.is_tree = part.is_tree or "/" in file
+        if not isinstance(item, Dropped):
+            part.sources.add(item.origin if isinstance(item, Link) else item.source)
+            brought.add(file)
+        elif item.where == file and item.reason not in _NOT_MISSED and not _is_no_text(file):
+            left_out[file] = None
+        yield file, item
+    part.unread = [file for file in left_out if file not in brought]
+
+
+def _is_no_text(file: str) -> bool:
+    return file.lower().endswith(_NO_TEXT)
+
+
+def _settle_repeats(items: Iterable[tuple[str, Item]]) -> Iterator[tuple[str, Item]]:
+    """The items; but an entry that its source gave before, with another version and nothing else
+    that is new, is given as it was before: a catalogue in two forms contradicts itself nowhere."""
+    given: dict[tuple[str, str], KnowledgeEntry] = {}
+    for file, item in items:
+        if not isinstance(item, KnowledgeEntry):
+            yield file, item
+            continue
+        known = given.setdefault((item.source, item.id), item)
+        if known is not item and not is_older(known, item) and _differs_in_version(known, item):
+            yield file, known
+            continue
+        if not is_older(item, known):
+            given[item.source, item.id] = item
+        yield file, item
+
+
+def _differs_in_version(one: KnowledgeEntry, other: KnowledgeEntry) -> bool:
+    """Whether that is all that differs, the time of the last change included."""
+    return one == msgspec.structs.replace(other, version=one.version, modified=one.modified)
 
 
 def _drop_other_types(gathered: Gathered, before: Iterable[Contribution]) -> dict[str, Drops]:
@@ -189,21 +266,26 @@ def _describe_nothing(paths: Sequence[Path], drops: dict[str, Drops]) -> str:
     return f"{names}: nothing to import" + (f": {reasons}" if reasons else "")
 
 
-def _note_files(gathered: Gathered, paths: Sequence[Path]) -> None:
-    """What was named, with the hash of what is a file."""
+def _note_files(gathered: Gathered, parts: Sequence[_Part]) -> None:
+    """The paths that each source came from, with the hash of what is a file."""
+    digests: list[tuple[_Part, str]] = []
     try:
-        files = {path.name: hash_file(path) if path.is_file() else "" for path in paths}
+        for part in parts:
+            if part.sources:
+                digests.append((part, hash_file(part.path) if part.path.is_file() else ""))
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    for contribution in gathered.contributions.values():
-        contribution.files = files
+    for name, contribution in gathered.contributions.items():
+        contribution.files = {
+            part.path.name: digest for part, digest in digests if name in part.sources
+        }
 
 
 def _replace_sources(
     before: Sequence[Contribution],
     gathered: Gathered,
     drops: dict[str, Drops],
-    paths: Sequence[Path],
+    parts: Sequence[_Part],
 ) -> tuple[list[Contribution], list[SourceReport]]:
     """The contributions afterwards, sorted, and what became of each source that was read."""
     known = {source.key: source for source in before}
@@ -212,29 +294,46 @@ def _replace_sources(
     for name, read in sorted(gathered.contributions.items()):
         stale = known.get(read.key)
         fresh = read
-        if stale is not None and _only_adds(stale, len(gathered.files[name]), paths):
-            fresh = _add_to(stale, read)
-        if stale is not None and _says_the_same(stale, fresh):
-            fresh = stale
+        told = drops.setdefault(name, Drops())
+        if stale is not None:
+            fresh = _join_stale(stale, read, [part for part in parts if name in part.sources], told)
+            if _says_the_same(stale, fresh):
+                fresh = stale
         after[fresh.key] = fresh
         reports.append(
             _report_source(
-                stale or Contribution("imported", name),
-                fresh,
-                len(gathered.files[name]),
-                drops.get(name, Drops()),
+                stale or Contribution("imported", name), fresh, len(gathered.files[name]), told
             )
         )
     return [after[key] for key in sorted(after)], reports
 
 
-def _only_adds(stale: Contribution, files: int, paths: Sequence[Path]) -> bool:
-    """Whether what is read now, from so many files, is only a part of the source."""
-    if stale.name in ENTRY_BY_ENTRY:
+def _join_stale(
+    stale: Contribution, read: Contribution, parts: Sequence[_Part], drops: Drops
+) -> Contribution:
+    """The source afterwards, which came from these parts. What stays only because files could not
+    be read is told first among the drops."""
+    if _only_adds(stale.name, parts):
+        return _add_to(stale, read)
+    unread = [(part.path, file) for part in parts for file in part.unread]
+    if not unread:
+        return read
+    joined = _add_to(stale, read)
+    if not _says_the_same(joined, read):
+        path, file = unread[0]
+        many = f"{len(unread)} files" if len(unread) > 1 else "1 file"
+        reason = f"nothing is taken away, because {many} could not be read: {file}"
+        drops.count += 1
+        drops.first.insert(0, Dropped(tell_name(path.name or str(path)), reason))
+        del drops.first[MAX_REASONS:]
+    return joined
+
+
+def _only_adds(name: str, parts: Iterable[_Part]) -> bool:
+    """Whether what these parts bring of the source is only some of its files."""
+    if name in ENTRY_BY_ENTRY:
         return True
-    if files > 1 or any(path.is_dir() for path in paths):
-        return False
-    return stale.name in FILE_BY_FILE or not all(stale.files.values())
+    return name in FILE_BY_FILE and not any(part.is_tree for part in parts)
 
 
 def _add_to(stale: Contribution, fresh: Contribution) -> Contribution:
@@ -242,7 +341,7 @@ def _add_to(stale: Contribution, fresh: Contribution) -> Contribution:
     kept = [link for link in stale.links if link.source not in fresh.entries]
     return msgspec.structs.replace(
         fresh,
-        files={**fresh.files, **stale.files},
+        files={**stale.files, **fresh.files},
         entries=dict(sorted({**stale.entries, **fresh.entries}.items())),
         links=sorted(
             {*kept, *fresh.links},

@@ -57,7 +57,13 @@ STAGES: Final[dict[str, Stage]] = {
     ),
     "evaluate": Stage(
         "models.sentinel.evaluate",
-        ("examples.jsonl", "sentinel.gguf", "sentinel.heads.safetensors"),
+        (
+            "examples.jsonl",
+            "sentinel.gguf",
+            "sentinel.heads.safetensors",
+            "sentinel.ngrams.npz",
+            "sentinel.techniques.npz",
+        ),
         ("evaluation.json",),
     ),
     "candidates": Stage(

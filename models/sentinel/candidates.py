@@ -15,7 +15,7 @@ from models.sentinel.options import Options
 
 CANDIDATES_FILE: Final = "candidates.json"
 #: (layers, width) of what is compared; the shipped one among them.
-SHAPES: Final = ((1, 128), (2, 64), (2, 128), (2, 192))
+SHAPES: Final = ((1, 128), (2, 64), (2, 128))
 _INPUTS: Final = (
     "examples.jsonl",
     "vocab.txt",

@@ -9,10 +9,11 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from appliance.assembly import load_techniques
 from appliance.detect.sentinel.heads import Heads
 from appliance.errors import ModelError
 from appliance.inference.manifest import (
@@ -24,6 +25,7 @@ from appliance.inference.manifest import (
     check_hash,
     read_sentinel,
 )
+from appliance.inference.ngrams import Ngrams
 from models.sentinel.evaluate import RESULTS_FILE
 from models.sentinel.evaluate.card import CARD_FILE
 from models.sentinel.evaluate.plots import CALIBRATION_FILE, SPEED_FILE
@@ -48,11 +50,13 @@ def ship_model(work: Path, folder: Path) -> list[str]:
     about = read_sentinel(model)
     for name, expected in about.files.items():
         check_hash(work / name, expected)
-    Heads.parse((work / SENTINEL_HEADS).read_bytes(), SENTINEL_HEADS)
+    heads = Heads.parse((work / SENTINEL_HEADS).read_bytes(), SENTINEL_HEADS)
+    Ngrams.parse((work / SENTINEL_NGRAMS).read_bytes(), SENTINEL_NGRAMS)
+    load_techniques(model, about, len(heads.about.techniques))
     results = json.loads((work / RESULTS_FILE).read_bytes())
     if results["small"]:
         raise ValueError("a small run shows that the recipe works; it is not shipped")
-    if results["manifest"]["files"][SENTINEL_FILE] != about.files[SENTINEL_FILE]:
+    if _without_heads(results["manifest"]["files"]) != _without_heads(about.files):
         raise ValueError(f"{RESULTS_FILE} is about another model: run `evaluate` again")
     names = [name for name in _WANTED if (work / name).is_file()] + list(NEEDED)
     for name in names:
@@ -60,6 +64,11 @@ def ship_model(work: Path, folder: Path) -> list[str]:
         shutil.copyfile(work / name, new)
         new.replace(folder / name)
     return names
+
+
+def _without_heads(files: Mapping[str, str]) -> dict[str, str]:
+    """Evaluating writes thresholds into the heads: they are not what they were at its begin."""
+    return {name: digest for name, digest in files.items() if name != SENTINEL_HEADS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

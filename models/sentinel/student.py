@@ -4,7 +4,7 @@ Its head `malicious` reads the n-grams' log-odds beside what the encoder pooled.
 trained without them, and the two are added up by a logistic regression on `valid`: on rows that
 neither was trained on. Trained together the encoder learns to overrule the n-grams, and loses on
 sources that training never saw (abilities of stockpile flagged at 1 in 100 process starts: 59 %,
-instead of 93 %).
+instead of 92 %).
 
 examples.jsonl, vocab.txt, the teachers' files -> student.safetensors (weights under Hugging Face's
 names and heads), student.scores.npz (logit of each labelled valid and test row),

@@ -10,6 +10,7 @@ arXiv:1807.03748), so that one index serves events and human text. Distillation:
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -52,8 +53,10 @@ SOFT_FILE: Final = "teacher.soft.npz"
 #: Techniques of each row that are handed to the student, the likeliest first.
 TOP_TECHNIQUES: Final = 8
 _FOLDS: Final = 5
-#: Ordinary training texts with log-odds over this are known by heart.
+#: Ordinary training texts with log-odds over this are known by heart, but for those with a mask
+#: that may hide anything: any but that of the system's folder.
 _MISTAKEN: Final = 0.0
+_HIDES: Final = re.compile(r"xx(?!sys\b)[a-z]+")
 #: Lower blocks and embeddings stay as they are: they know English and cost a fifth of the time.
 _FROZEN_LAYERS: Final = 2
 _ENCODER_RATE: Final = 8e-5
@@ -139,12 +142,18 @@ def score_ngrams(options: Options, rows: Sequence[Example]) -> NDArray[np.float3
 
 
 def _list_mistaken(rows: Sequence[Example], table: Table, regressions: Regressions) -> list[str]:
-    """Ordinary texts of training to which the shipped regression gives log-odds over _MISTAKEN."""
+    """Ordinary texts of training to which the shipped regression gives log-odds over _MISTAKEN.
+    Only whole ones: behind a mask any payload or address may stand, and in a script or a service's
+    command anything may follow."""
     logits = regressions.score(table, np.full(len(rows), ALL))
     return [
         row.text
         for row, logit in zip(rows, logits, strict=True)
-        if row.split == "train" and row.label == 0 and logit > _MISTAKEN
+        if row.split == "train"
+        and row.label == 0
+        and logit > _MISTAKEN
+        and row.kind == "process"
+        and not _HIDES.search(row.text)
     ]
 
 

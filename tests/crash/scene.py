@@ -170,10 +170,21 @@ class Scene:
             out.write(text)
 
     def rotate(self, number: int) -> None:
-        """Rename one file as logrotate does; it goes on under a name that the pattern misses."""
+        """Rename one file as logrotate does; it goes on under a name that the pattern misses. Not
+        one that no daemon has seen yet, since each was killed before it looked: what comes and goes
+        between two looks can't be known."""
         path = self.folder / "logs" / ("a.jsonl" if number % 2 else "b.jsonl")
-        if path.exists():
+        if path.exists() and path.stat().st_ino in self._list_inodes():
             path.rename(path.with_name(f"{path.stem}.{number}.old"))
+
+    def _list_inodes(self) -> set[int]:
+        """Those of the files that the daemon has a checkpoint of."""
+        try:
+            rows = self._read_store("SELECT state FROM checkpoints")
+        except sqlite3.Error:
+            return set()
+        states = [json.loads(str(state, "utf-8")) for (state,) in rows]  # type: ignore[call-overload]
+        return {state["inode"] for state in states if isinstance(state, dict)}
 
     def start(self, step: str = "never", times: int = 1) -> None:
         """Start the daemon, to kill itself at a step."""

@@ -86,6 +86,9 @@ class Tables(Protocol):
     def describe(self) -> dict[str, Any]:
         """Facts for `status`."""
 
+    def close(self) -> None:
+        """Close the file."""
+
 
 class _Field(NamedTuple):
     """A field to be looked up: by its name, in what is remembered, and how."""
@@ -114,14 +117,17 @@ class _Place(NamedTuple):
 class IndicatorDetector:
     """Looks events up in files of indicators. Not for use by several threads at once.
 
-    `remember` is how many values' answers are kept (0: none; the findings are the same). `rules`
-    and `errors` are empty: an indicator is no rule that is loaded, and what fires is counted by its
-    rule id.
+    `remember` is how many values' answers are kept (0: none; the findings are the same). `missing`
+    says why something that should be looked for is not; "" when all is there. `rules` is empty: an
+    indicator is no rule that is loaded.
     """
 
     rules: Mapping[str, RuleInfo] = MappingProxyType({})
 
-    def __init__(self, tables: Sequence[Tables], *, remember: int = MAX_REMEMBERED) -> None:
+    def __init__(
+        self, tables: Sequence[Tables], *, remember: int = MAX_REMEMBERED, missing: str = ""
+    ) -> None:
+        self.missing: Final = missing
         self._tables = tuple(tables)
         self._finds = tuple(table.find for table in self._tables)
         self._letters = frozenset("".join(table.letters for table in self._tables))
@@ -192,7 +198,13 @@ class IndicatorDetector:
                 "dropped": self._forgotten,
             },
             "fault": self._fault,
+            "missing": self.missing,
         }
+
+    def close(self) -> None:
+        """Close the files; nothing can be looked up afterwards."""
+        for table in self._tables:
+            table.close()
 
     def _learn_layout(self, names: tuple[str, ...]) -> _Layout:
         fields = []

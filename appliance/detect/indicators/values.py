@@ -208,10 +208,14 @@ def find_urls(text: str) -> list[tuple[str, str, str]]:
     """The URLs that stand in a text, a command line or a script: each as it is, and without the
     punctuation behind it."""
     found: dict[tuple[str, str, str], None] = {}
+    seen: set[str] = set()
     for place in _IN_TEXT.finditer(text[:MAX_TEXT]):
-        if len(found) >= MAX_URLS:
+        if len(found) >= MAX_URLS or len(seen) >= 2 * MAX_URLS:
             break
         whole = place[1]
+        if whole in seen:
+            continue
+        seen.add(whole)
         for part in dict.fromkeys((whole, whole.rstrip(".,;:!?)]}\\"))):
             parts = _split_authority(refang(part))
             if parts is not None:

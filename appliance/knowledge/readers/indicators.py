@@ -243,6 +243,8 @@ def _make_indicator(kind: str, value: str, fields: dict[str, str], source: str) 
     plain = refang(value.strip().strip("\"'"))
     if kind == "address:port":
         kind, plain = "address", _cut_port(plain.replace("|", ":"))
+    elif kind == "address":
+        plain = _cut_port(plain)
     elif kind.startswith("name|"):
         kind, plain = kind.removeprefix("name|"), plain.rpartition("|")[2]
     settled_kind, settled = settle_indicator(*((kind, plain) if kind else guess_kind(plain)))

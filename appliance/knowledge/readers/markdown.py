@@ -1,7 +1,8 @@
 """Knowledge, reading: the site's own notes and playbooks, written in Markdown.
 
 Format: CommonMark's headings (0.31, sections 4.2 and 4.3), fenced code (4.5) and links, after YAML
-front matter with `title`, `tags` and `type` (note or playbook). What is left is plain text.
+front matter with `title`, `tags` and `type` (note, playbook or incident: a closed one of the
+site). What is left is plain text.
 """
 
 import re
@@ -77,6 +78,13 @@ _UUID: Final = re.compile(
 )
 _TAGGED: Final = re.compile(r"attack\.([a-z]{1,3}\d{4}(?:\.\d{3})?)", re.ASCII | re.IGNORECASE)
 _TECHNIQUE: Final = re.compile(r"T\d{4}")
+#: What the front matter may call a file.
+_TYPES: Final[dict[str, EntryType]] = {
+    "": "note",
+    "note": "note",
+    "playbook": "playbook",
+    "incident": "incident",
+}
 
 
 class _Section(msgspec.Struct):
@@ -99,8 +107,9 @@ class _Front(msgspec.Struct, frozen=True):
 def read_markdown(raw: bytes, name: str, source: str = NOTES_SOURCE) -> Iterator[Item]:
     """One entry `note:<name>#<slug>` a section that says something, under a heading of level 1 to
     3 (deeper ones stay in the text), with links "about" to every ATT&CK id, CVE and rule named in
-    it; a playbook "answers" the techniques it names. Raises ModelError for what is no text, is
-    larger than MAX_FILE_BYTES or says nothing."""
+    it; a playbook "answers" the techniques it names. Where the source tells the folder
+    ("Site notes: <folder>") the id is `note:<folder>/<name>#<slug>`. Raises ModelError for what is
+    no text, is larger than MAX_FILE_BYTES or says nothing."""
     if len(raw) > MAX_FILE_BYTES:
         raise ModelError(f"{name}: Markdown of more than {MAX_FILE_BYTES >> 20} MB")
     matter, body = read_front_matter(decode_text(raw, name))
@@ -112,6 +121,7 @@ def read_markdown(raw: bytes, name: str, source: str = NOTES_SOURCE) -> Iterator
         yield Dropped(name, reason)
     slugs: dict[str, int] = {}
     title, found = front.title, 0
+    lead = _lead_ids(name, source)
     for number, section in enumerate(_split_sections(body)):
         if number > MAX_SECTIONS:
             yield Dropped(name, f"more than {MAX_SECTIONS} sections: the rest is left out")
@@ -122,17 +132,24 @@ def read_markdown(raw: bytes, name: str, source: str = NOTES_SOURCE) -> Iterator
         slug = _make_slug(section.heading, slugs)
         if text:
             found += 1
-            yield from _make_items(f"note:{name}#{slug}", section, text, title, front)
+            yield from _make_items(f"{lead}#{slug}", section, text, title, front)
     if not found:
         raise ModelError(f"{name}: Markdown without text")
+
+
+def _lead_ids(name: str, source: str) -> str:
+    """How the ids of a file's entries begin. The folder belongs to it, else the README.md of two
+    folders would be one; always, else that of docs/ and docs/docs/ would. A file that was given by
+    itself is its own folder."""
+    folder = source.removeprefix(f"{NOTES_SOURCE}: ")
+    return f"note:{name}" if folder in (source, name) else f"note:{folder}/{name}"
 
 
 def _read_front(content: Node, source: str) -> tuple[_Front, str]:
     """What the front matter says, and why a part of it does not count ("" when all does)."""
     given = take_text(content, "type").strip().lower()
-    kind: EntryType = "playbook" if given == "playbook" else "note"
-    is_known = given in ("", "note", "playbook")
-    reason = "" if is_known else f"type {quote_value(given)} is read as note"
+    kind = _TYPES.get(given, "note")
+    reason = "" if given in _TYPES else f"type {quote_value(given)} is read as note"
     words = [word for tag in take_texts(content, "tags") for word in tag.split(",")]
     tags = tuple(dict.fromkeys(tag for word in words[:200] if (tag := clean_title(word))))
     day = clean_title(take_text(content, "date") or take_text(content, "modified"))[:10]

@@ -1,7 +1,8 @@
 """Knowledge, reading: MISP events (https://www.misp-project.org/datamodels, core format 2.4).
 
-A file holds one event, a list of them, or what MISP's search returns. Of an event's attributes
-only those become indicators that MISP itself would match by (`to_ids`); the others are context.
+A file holds one event, a list of them, or what MISP's search returns. Each event is a source, named
+by its info and the first 8 characters of its uuid. Of an event's attributes only those become
+indicators that MISP itself would match by (`to_ids`); the others are context.
 """
 
 import re
@@ -34,6 +35,9 @@ from appliance.knowledge.readers.json_objects import (
 
 #: Most tags of an event or attribute, and most links of an indicator.
 MAX_TAGS: Final = 200
+
+#: Characters of an event's info that the name of its source holds.
+_SOURCE_TITLE: Final = 120
 
 #: Attribute types, and for each "|"-joined part of the value the kind of indicator it is, "" for
 #: a part that only narrows (a port, the name that belongs to a digest).
@@ -71,6 +75,7 @@ class _Event(msgspec.Struct, frozen=True):
     """What an event's attributes need of it."""
 
     id: str
+    title: str
     source: str
     where: str
 
@@ -115,7 +120,10 @@ def _is_event(value: Any) -> bool:
 
 def _read_event(value: JsonObject, uuid: str, where: str) -> Iterator[Item]:
     info = clean_title(read_text(value, "info"))
-    event = _Event(f"misp:{uuid}", clean_title(f"MISP: {info or uuid}"), where)
+    title = info or uuid
+    # Many events have the same info: feeds publish one a day under one name.
+    source = clean_title(f"MISP: {title[:_SOURCE_TITLE]} ({uuid[:8]})")
+    event = _Event(f"misp:{uuid}", title, source, where)
     attributes = [*read_objects(value, "Attribute")]
     for part in read_objects(value, "Object"):
         attributes += [] if is_set(part, "deleted") else read_objects(part, "Attribute")
@@ -123,7 +131,7 @@ def _read_event(value: JsonObject, uuid: str, where: str) -> Iterator[Item]:
         id=event.id,
         external_id=uuid,
         type="note",
-        title=info or uuid,
+        title=title,
         text=clean_prose("\n".join(_list_paragraphs(value, attributes))),
         source=event.source,
         version=clean_title(read_text(value, "date")),
@@ -254,5 +262,5 @@ def _read_first_seen(attribute: JsonObject) -> float | None:
 
 def _name_indicator(attribute: JsonObject, event: _Event, beside: str) -> str:
     comment = clean_title(read_text(attribute, "comment"))[:100]
-    told = comment or event.source.removeprefix("MISP: ")
+    told = comment or event.title
     return clean_title(f"{told} ({clean_title(beside)})" if beside else told)

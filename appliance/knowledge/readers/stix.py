@@ -63,7 +63,7 @@ _TYPES: Final[dict[str, EntryType]] = {
     "opinion": "note",
     "infrastructure": "note",
     "malware-analysis": "note",
-    "incident": "note",
+    "incident": "incident",
 }
 #: What tells of the bundle itself: read for its name, version and licence.
 _ABOUT_BUNDLE: Final = frozenset(

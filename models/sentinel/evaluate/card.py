@@ -494,6 +494,11 @@ def _parity(results: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         text += "\nCandidates, layers x width (stage `candidates`):\n\n"
         text += _table(("shape", "bytes", "rows", "AUROC", "texts/s, one thread"), rows)
+        best = max(results["candidates"], key=lambda row: float(row["auroc"]))
+        text += (
+            f"\nThe best of them is {best['layers']} x {best['width']}. What is shipped is to be the "
+            "best that reads 1,000 texts of 64 tokens a second in two processes.\n"
+        )
     return text
 
 
