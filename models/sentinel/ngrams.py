@@ -55,9 +55,12 @@ class Table(msgspec.Struct):
 
 def list_grams(texts: Sequence[str]) -> Table:
     """The distinct n-grams of each text, as columns."""
-    columns = [list_columns(text).astype(np.int32) for text in texts]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
-    return Table(np.concatenate(columns), starts)
+    return _join_rows([list_columns(text) for text in texts])
+
+
+def _join_rows(rows: Sequence[NDArray[np.int64]]) -> Table:
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return Table(np.concatenate(rows).astype(np.int32), starts)
 
 
 def weigh_columns(table: Table, columns: int = COLUMNS) -> Floats:
@@ -202,9 +205,7 @@ def fit_techniques(
     `share`: each text's techniques (see `share_techniques`). Deterministic."""
     import torch  # noqa: PLC0415 - only in the extra train
 
-    columns = [np.unique(list_columns(text) // FOLD).astype(np.int32) for text in texts]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in columns])]).astype(np.int64)
-    table = Table(np.concatenate(columns), starts)
+    table = _join_rows([np.unique(list_columns(text) // FOLD) for text in texts])
     frequencies = _round(weigh_columns(table, TECHNIQUE_COLUMNS))
     matrix, transposed = _build_matrices(table, frequencies)
     wanted = torch.zeros(len(texts), count)
