@@ -3,7 +3,7 @@ VENV ?= .venv
 export VENV
 PY := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint types check-tests crash referee sentinel bench lock deb deb-test clean
+.PHONY: help setup demo test lint types check-tests crash referee sentinel bench bench-ait lock deb deb-test clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ sentinel: setup ## train the sentinel from data sets to GGUF and card (DATA=DIR 
 
 bench: setup ## events per second, memory, start-up and latency, printed
 	$(PY) -m benchmarks
+
+bench-ait: setup ## incidents out of the alert files in IN=DIR, one JSON object a line in OUT=FILE
+	$(PY) -m benchmarks.ait "$(IN)" "$(OUT)" $(ARGS)
 
 lock: ## write packaging/requirements.lock anew
 	@packaging/lock.sh

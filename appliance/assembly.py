@@ -13,14 +13,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.config import Config, JournalSource, SyslogSource
+from appliance.config import (
+    NO_FINDING,
+    Config,
+    FindingPart,
+    Format,
+    JournalSource,
+    SyslogSource,
+)
 from appliance.config import Source as SourceSpec
-from appliance.correlate.incidents import CorrelationLimits, Correlator
+from appliance.correlate.incidents import HELD_FOLDS, CorrelationLimits, Correlator, Stored
 from appliance.decode import Decoder
-from appliance.decode.custom import build_json_decoder, build_pattern_decoder
+from appliance.decode.custom import build_csv_decoder, build_json_decoder, build_pattern_decoder
 from appliance.detect.indicators.detector import DETECTOR as INDICATORS
 from appliance.detect.indicators.detector import IndicatorDetector
 from appliance.detect.sensors import SensorDetector
+from appliance.detect.sensors.mapped import NO_MAPS, FindingMap, Pick, Row, build_map
 from appliance.detect.sentinel.examine import Examiner, Near
 from appliance.detect.sentinel.heads import SPACE, Heads
 from appliance.detect.sentinel.watch import QueuedSentinel, WaitingSentinel
@@ -104,15 +112,53 @@ def build_formats(config: Config) -> CustomFormats:
     decoders: dict[str, Decoder] = {}
     sources: dict[str, CustomSource] = {}
     for spec in config.formats:
-        decoders[spec.name] = (
-            build_pattern_decoder(spec.name, spec.pattern, spec.rename)
-            if spec.pattern
-            else build_json_decoder(spec.name, spec.json)
-        )
+        decoders[spec.name] = _build_decoder(spec)
         parts = (spec.logsource.product, spec.logsource.category, spec.logsource.service)
         logsource = LogSource(*(part or None for part in parts))
-        sources[spec.name] = CustomSource(logsource, spec.time, spec.host)
+        sources[spec.name] = CustomSource(logsource, spec.time, spec.host, spec.entities)
     return CustomFormats(decoders, sources)
+
+
+def _build_decoder(spec: Format) -> Decoder:
+    if spec.pattern:
+        return build_pattern_decoder(spec.name, spec.pattern, spec.rename)
+    if spec.csv:
+        return build_csv_decoder(spec.name, spec.csv, spec.delimiter, spec.columns)
+    return build_json_decoder(spec.name, spec.json)
+
+
+def build_mappings(config: Config) -> dict[str, FindingMap]:
+    """How the records of formats are findings of others' detectors, by the format's name."""
+    return {
+        spec.name: _build_mapping(spec.finding)
+        for spec in config.formats
+        if spec.finding != NO_FINDING
+    }
+
+
+def _build_mapping(spec: FindingPart) -> FindingMap:
+    parts = {
+        name: Pick(
+            part.field,
+            part.table,
+            tuple((row.match, row.give) for row in part.patterns),
+            part.otherwise,
+        )
+        for name in ("sensor", "rule_id", "title", "techniques", "tactics")
+        for part in (getattr(spec, name),)
+    }
+    level = spec.level
+    return build_map(
+        **parts,
+        level=Pick(level.field, level.table, (), level.otherwise),
+        at_least=level.at_least,
+        signature=spec.signature,
+        rows=tuple(
+            Row(row.match, row.level, row.techniques, row.tactics) for row in spec.signatures
+        ),
+        where=spec.where,
+        evidence=spec.evidence,
+    )
 
 
 def open_cache(config: Config) -> Cache:
@@ -387,12 +433,16 @@ BuiltDetector = SigmaDetector | SensorDetector | IndicatorDetector
 
 
 def build_detectors(
-    rules: RuleSet, cache: Cache | None = None, indicators: IndicatorDetector | None = None
+    rules: RuleSet,
+    cache: Cache | None = None,
+    indicators: IndicatorDetector | None = None,
+    mapped: Mapping[str, FindingMap] = NO_MAPS,
 ) -> dict[str, BuiltDetector]:
-    """Every detector there is: an auditor sees here all that can raise a finding."""
+    """Every detector there is: an auditor sees here all that can raise a finding. `mapped` are the
+    formats whose records are findings already, see `build_mappings`."""
     kept = None if cache is None else IndexCache(cache)
     sigma = SigmaDetector(rules, cache=kept, patience=PLAIN_EVENTS)
-    built: dict[str, BuiltDetector] = {"sigma": sigma, "sensors": SensorDetector()}
+    built: dict[str, BuiltDetector] = {"sigma": sigma, "sensors": SensorDetector(mapped)}
     if indicators is not None:
         built[INDICATORS] = indicators
     return built
@@ -516,6 +566,7 @@ def _open_source(
         clock=clock,
         checkpoints=checkpoints,
         format=spec.format,
+        columns=spec.format in config.headed_formats,
         start_at=spec.start_at,
         limits=limits,
         files_cap=config.limits.files_per_source,
@@ -552,7 +603,9 @@ def correlation_limits(config: Config) -> CorrelationLimits:
         window=config.correlate.window_seconds,
         span=config.correlate.max_span_seconds,
         links=config.limits.correlation_keys,
-        findings=config.limits.incident_findings,
+        usuals=config.limits.correlation_keys,
+        parts=config.limits.incident_folds,
+        assets=tuple(sorted(config.correlate.assets.items())),
     )
 
 
@@ -579,8 +632,13 @@ def open_correlator(store: Store, config: Config) -> Correlator:
     """The correlator where the store left it."""
     return Correlator(
         correlation_limits(config),
-        links=store.links(),
-        aliases=store.aliases(),
-        load=store.incident,
-        next_number=store.next_incident_number(),
+        Stored(
+            links=store.links(),
+            usuals=store.usuals(),
+            aliases=store.aliases(),
+            folds=store.recent_folds(HELD_FOLDS),
+            load=store.incident,
+            load_fold=store.fold,
+            next_number=store.next_incident_number(),
+        ),
     )

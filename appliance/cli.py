@@ -24,6 +24,10 @@ Handler = tuple[str, str]
 MOST_ROWS: Final = 1_000_000_000
 #: Most entries that one search gives; the knowledge base has some thousands.
 MOST_ENTRIES: Final = 10_000
+#: incident.CaseStatus.
+CASE_STATUSES: Final = ("open", "acknowledged", "closed")
+#: incident.Closing.
+CLOSINGS: Final = ("true_positive", "benign", "false_positive", "test", "duplicate", "unknown")
 #: What `kb search --type` takes: knowledge.entries.ENTRY_TYPES, without loading them.
 KNOWLEDGE_TYPES: Final = (
     "technique", "tactic", "group", "software", "campaign", "mitigation", "strategy", "analytic",
@@ -54,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_line_commands(commands)
     _add_look_commands(commands)
+    _add_case_commands(commands)
+    _add_hunt_command(commands)
+    _add_report_command(commands)
     _add_rules_commands(commands)
     _add_model_commands(commands)
     _add_knowledge_commands(commands)
@@ -119,6 +126,11 @@ def _add_line_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     )
     scan.add_argument("--stats", metavar="FILE", help="write figures there as JSON")
     scan.add_argument(
+        "--state", metavar="DIR",
+        help="keep what is found there (a new or empty folder), for `incidents --state DIR`, "
+        "`show`, `explain`, `report`, `hunt`",
+    )  # fmt: skip
+    scan.add_argument(
         "--fail-on", choices=LEVELS, metavar="LEVEL", help="exit 1 when a finding is at least this"
     )
     scan.add_argument("--quiet", action="store_true", help="no progress, no summary")
@@ -134,29 +146,38 @@ def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     status.add_argument("--rules", action="store_true", help="with every rule's ledger")
     _add_config(status, state=True)
     _add_json(status)
-    for name, text in (("findings", "list findings"), ("incidents", "list incidents")):
-        listing = _command(commands, name, ("look", name), text)
+    for name, text in (("findings", "list findings"), ("incidents", "rank incidents")):
+        module = "look" if name == "findings" else name
+        listing = _command(commands, name, (module, name), text)
         listing.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
         listing.add_argument("--level", choices=LEVELS, help="at least this level")
         if name == "findings":
             listing.add_argument(
                 "--suppressed", action="store_true", help="those that the operator suppressed"
             )
+        else:
+            listing.add_argument(
+                "--status", choices=CASE_STATUSES, metavar="S", help="open, acknowledged or closed"
+            )
+            listing.add_argument(
+                "--all", action="store_true", help="with what is expected here, or minor"
+            )
         listing.add_argument(
-            "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="the newest N"
-        )
+            "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N",
+            help="the newest N" if name == "findings" else "the first N",
+        )  # fmt: skip
         _add_config(listing, state=True)
         _add_json(listing)
     explain = _command(
-        commands, "explain", ("explain", "explain"), "show every step behind one finding"
+        commands, "explain", ("explain", "explain"), "show every step behind a finding or incident"
     )
-    explain.add_argument("id", metavar="ID", help="the finding's id, or the beginning of it")
+    explain.add_argument("id", metavar="ID", help="its id, or the beginning of it")
     _add_config(explain, state=True)
     _add_json(explain)
-    show = _command(commands, "show", ("look", "show"), "show one finding or incident")
+    show = _command(commands, "show", ("incidents", "show"), "show one finding or incident")
     show.add_argument("id", metavar="ID", help="its id, or the beginning of it")
     show.add_argument(
-        "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="findings shown"
+        "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="rows shown"
     )
     _add_config(show, state=True)
     _add_json(show)
@@ -166,6 +187,50 @@ def _add_look_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     )
     _add_config(rejected, state=True)
     _add_json(rejected)
+
+
+def _add_report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    report = _command(
+        commands, "report", ("report", "report"),
+        "write an incident for people who were not there, or the digest of a shift",
+    )  # fmt: skip
+    report.add_argument(
+        "id", nargs="?", metavar="ID", help="the incident's id, or the beginning of it"
+    )
+    report.add_argument(
+        "--since", metavar="T", help="instead of ID: the digest since then, 8h, 24h, 7d or a time"
+    )
+    report.add_argument(
+        "-o", "--out", metavar="FILE", default="-", help="write it there; - is standard output"
+    )
+    report.add_argument(
+        "--format", choices=("html", "md", "json", "text"),
+        help="default: by the ending of FILE, else html (a digest: text, which only it has)",
+    )  # fmt: skip
+    report.add_argument("--force", action="store_true", help="also over a file that is there")
+    _add_config(report, state=True)
+
+
+def _add_hunt_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    hunt = _command(
+        commands, "hunt", ("hunt", "hunt"), "look for something in every archived event"
+    )
+    hunt.add_argument(
+        "query", nargs="*", metavar="TERM",
+        help="field=value (* is anything), field~regex, a word, or -TERM; all must be met",
+    )  # fmt: skip
+    hunt.add_argument("--sigma", metavar="RULE", help="events on which this Sigma rule fires")
+    hunt.add_argument(
+        "--indicator", metavar="X", help="an address, network, domain, hash, URL or file's name"
+    )
+    hunt.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
+    hunt.add_argument("--until", metavar="T", help="the same; up to now when left out")
+    hunt.add_argument(
+        "--limit", type=count(1, 1_000_000), default=1000, metavar="N", help="the newest N"
+    )
+    hunt.add_argument("--archive", metavar="DIR", help="an archive's folder without its store")
+    _add_config(hunt, state=True)
+    _add_json(hunt)
 
 
 def _add_rules_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -334,6 +399,69 @@ def _add_care_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL",
                             help="bash, zsh or fish")  # fmt: skip
     _command(commands, "man", ("manual", "man"), "print the manual page (roff)")
+
+
+def _add_case_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name, text in (
+        ("ack", "say that somebody looks at an incident"),
+        ("assign", "say whose an incident is"),
+        ("close", "say that an incident is over, and what it was"),
+        ("reopen", "say that an incident is not over"),
+        ("note", "write down something about an incident"),
+        ("merge", "make one incident of several"),
+        ("split", "put findings of an incident into one of their own"),
+    ):
+        parser = _command(commands, name, ("casework", name), text)
+        if name == "merge":
+            parser.add_argument("ids", nargs="+", metavar="ID", help="incidents")
+            parser.add_argument(
+                "--into", metavar="ID", help="the one that stays (else the one opened first)"
+            )
+        else:
+            parser.add_argument("id", metavar="ID", help="its id, or the beginning of it")
+        if name == "split":
+            parser.add_argument("findings", nargs="+", metavar="FINDING", help="ids of those")
+        if name == "assign":
+            parser.add_argument("--to", required=True, metavar="WHO")
+        if name == "close":
+            parser.add_argument(
+                "--as", dest="closing", required=True, choices=CLOSINGS, metavar="WHAT",
+                help=", ".join(CLOSINGS),
+            )  # fmt: skip
+        if name == "note":
+            parser.add_argument("text", metavar="TEXT", help="what is to be known")
+        else:
+            parser.add_argument(
+                "--note", metavar="TEXT", default="", required=name == "close", help="why"
+            )
+        _add_config(parser, state=True)
+        _add_json(parser)
+    suppress = _command(
+        commands, "suppress", ("casework", "suppress"),
+        "keep findings of a scope from sinks and incidents for a while",
+    )  # fmt: skip
+    what = suppress.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--scope", metavar="S",
+        help="rule=ID or detector=NAME, and host=, user=, address=, file=, joined by commas",
+    )  # fmt: skip
+    what.add_argument("--list", action="store_true", help="show those that hold, and that held")
+    what.add_argument("--end", type=count(1, MOST_ROWS), metavar="NUMBER", help="end this one")
+    suppress.add_argument("--until", metavar="T", help="12h, 7d, 2027-01-31, 2027-01-31T18:00")
+    suppress.add_argument("--because", metavar="TEXT", help="why")
+    _add_config(suppress, state=True)
+    _add_json(suppress)
+    audit = _command(commands, "audit", ("casework", "audit"), "show who did what")
+    audit.add_argument("id", nargs="?", metavar="ID", help="only of this incident")
+    audit.add_argument("--since", metavar="T", help="30m, 2h, 7d, or an ISO 8601 time (UTC)")
+    audit.add_argument(
+        "--limit", type=count(0, MOST_ROWS), default=1000, metavar="N", help="the newest N"
+    )
+    audit.add_argument(
+        "--verify", action="store_true", help="follow the chain; exit 1 when it is broken"
+    )
+    _add_config(audit, state=True)
+    _add_json(audit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

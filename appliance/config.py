@@ -4,6 +4,7 @@ The dataclasses below are the whole configuration: a key that is not a field her
 ignored. Limits stand together with their defaults, and with the least and most they may be set to.
 """
 
+import dataclasses
 import errno
 import glob
 import os
@@ -22,12 +23,14 @@ import yaml
 from appliance.control import SOCKET_BYTES
 from appliance.decode import FORMATS
 from appliance.decode.custom import NAME as FORMAT_NAME
-from appliance.decode.custom import build_pattern_decoder, check_place
+from appliance.decode.custom import build_csv_decoder, build_pattern_decoder, check_place
+from appliance.detect.sensors.mapped import check_pattern, check_sensor
 from appliance.emit.sinks import SinkSettings, build_sink
 from appliance.emit.text import cap_text, show_hidden
 from appliance.errors import ConfigError
+from appliance.normalise.custom import ENTITY_KINDS
 from appliance.places import OVERRIDES
-from appliance.schema import OWN_SOURCE, RECORD_FORMATS, MessageKind
+from appliance.schema import LEVELS, OWN_SOURCE, RECORD_FORMATS, Level, MessageKind
 from appliance.sources.listening import Transport, parse_listen_address, parse_networks
 from appliance.sources.tracking import names_path
 
@@ -137,7 +140,9 @@ class SyslogSink:
     facility: str = "local4"
     max_bytes: int = _bounded(0, 0, 1 << 20)
     enterprise: str = "32473"
-    kinds: tuple[MessageKind, ...] = ("finding", "update", "incident", "heartbeat", "test")
+    kinds: tuple[MessageKind, ...] = (
+        "finding", "update", "incident", "heartbeat", "audit", "test",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +159,13 @@ class FileSink:
 class Correlate:
     """How findings join: a shared entity within `window_seconds` of event time, while the incident
     spans no more than `max_span_seconds`. `late` is how far an event may be behind the newest of
-    its stream to be counted by Sigma correlations."""
+    its stream to be counted by Sigma correlations. `assets` gives hosts a weight in the ranking:
+    pattern of names to 0..3, of which the largest counts."""
 
     window_seconds: float = _bounded(1800.0, 1, 10 * 366 * 86400)
     max_span_seconds: float = _bounded(86400.0, 1, 10 * 366 * 86400)
     late: float = _duration(300.0, 0, _LONGEST)
+    assets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +199,22 @@ class Sentinel:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """The events' records, kept to be hunted in. `path` is its folder (empty: `archive` in the
+    state directory); what came in longer ago than `keep` goes (0: never), and the oldest while all
+    is over `max_bytes` (0: no limit). A segment is full at `segment_bytes` of records or `segment_events`;
+    nothing is written while less than `min_free` bytes are free on the disk."""
+
+    enabled: bool = True
+    path: str = ""
+    keep: float = _duration(30 * 86400.0, 0, _LONGEST)
+    max_bytes: int = _bounded(20 << 30, 0, 1 << 50)
+    segment_bytes: int = _bounded(128 << 20, 1 << 16, 1 << 34)
+    segment_events: int = _bounded(250_000, 1, 100_000_000)
+    min_free: int = _bounded(1 << 30, 0, 1 << 50)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Every cap of the appliance. What goes over one is counted in `status`."""
 
@@ -207,7 +230,7 @@ class Limits:
     correlation_keys: int = _bounded(200_000, 1, _MOST_ENTRIES)
     correlation_groups: int = _bounded(10_000, 1, _MOST_ENTRIES)  # of each Sigma correlation
     correlation_events: int = _bounded(100_000, 1, _MOST_ENTRIES)  # of each, all groups together
-    incident_findings: int = _bounded(5_000, 1, _MOST_ENTRIES)
+    incident_folds: int = _bounded(5_000, 1, _MOST_ENTRIES)
     files_per_source: int = _bounded(10_000, 1, _MOST_ENTRIES)
     store_bytes: int = _bounded(10 << 30, 16 << 20, 1 << 50)
 
@@ -231,18 +254,91 @@ class FormatSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What a text that holds an expression (RE2, found anywhere) stands for."""
+
+    match: str
+    give: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a finding: the text of `field`, or what `table` has for that text, else what the
+    first of `patterns` that it holds gives, else `otherwise`, which alone is a constant."""
+
+    field: str = ""
+    table: dict[str, str] = dataclasses.field(default_factory=dict)
+    patterns: tuple[Choice, ...] = ()
+    otherwise: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelPart:
+    """A finding's level: by `table`, text of `field` -> level; by `at_least`, level -> the least
+    number that has it; by the text itself, when it is a level; else `otherwise`, where no signature
+    tells it."""
+
+    field: str = ""
+    table: dict[str, str] = dataclasses.field(default_factory=dict)
+    at_least: dict[str, float] = dataclasses.field(default_factory=dict)
+    otherwise: Level = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What is known of the signatures whose text holds an expression (RE2)."""
+
+    match: str
+    level: str = ""
+    techniques: tuple[str, ...] = ()
+    tactics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FindingPart:
+    """The records of a format are findings of another detector (see `detect.sensors.mapped`).
+
+    `sensor` is that detector's name, in the operator's words alone; `signatures` are held against
+    the text of `signature` (the title, when empty), the first that fits decides what the fields
+    leave open; `where` says which records are findings: field -> its texts; `evidence` names the
+    fields that a finding shows."""
+
+    sensor: Part = field(default_factory=Part)
+    rule_id: Part = field(default_factory=Part)
+    title: Part = field(default_factory=Part)
+    level: LevelPart = field(default_factory=LevelPart)
+    techniques: Part = field(default_factory=Part)
+    tactics: Part = field(default_factory=Part)
+    signature: str = ""
+    signatures: tuple[Signature, ...] = ()
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+
+
+#: The format's records are no findings.
+NO_FINDING: Final = FindingPart()
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """A format of records that is described here (see `decode.custom`): by `pattern`, with
-    `rename` for its groups, or by `json`, field name -> place. `time` and `host` name the fields
-    that hold the time and the host."""
+    `rename` for its groups, by `json`, field name -> place, or by `csv`, field name -> column, with
+    `delimiter` between columns, which the first line names, or `columns`. `time` and `host` name
+    the fields that hold the time and the host, `entities` those of other kinds: kind -> fields.
+    `finding` says how its records are findings, if they are."""
 
     name: str
     logsource: FormatSource
     pattern: str = ""
     rename: dict[str, str] = field(default_factory=dict)
     json: dict[str, str] = field(default_factory=dict)
+    csv: dict[str, str] = field(default_factory=dict)
+    delimiter: Literal["comma", "semicolon", "tab", "pipe"] = "comma"
+    columns: tuple[str, ...] = ()
     time: str = ""
     host: str = ""
+    entities: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    finding: FindingPart = NO_FINDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +372,23 @@ class Config:
     sentinel: Sentinel = field(default_factory=Sentinel)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     formats: tuple[Format, ...] = ()
+
+    @property
+    def headed_formats(self) -> frozenset[str]:
+        """The formats whose files name their columns in the first line."""
+        return frozenset(spec.name for spec in self.formats if spec.csv and not spec.columns)
 
     @property
     def store_path(self) -> Path:
         """The SQLite database inside the state directory."""
         return Path(self.state_dir) / "store.db"
+
+    @property
+    def archive_path(self) -> Path:
+        """The archive's folder."""
+        return Path(self.archive.path or Path(self.state_dir) / "archive")
 
     @property
     def control_path(self) -> Path:
@@ -400,9 +507,9 @@ def _read_value(
 
 
 def _read_pairs(node: yaml.Node, kind: Any, key: str, problems: _Problems) -> dict[str, Any]:
-    """A mapping of free names to texts, or to lists of texts."""
+    """A mapping of free names to texts, to numbers, or to lists of texts."""
     if not isinstance(node, yaml.MappingNode):
-        what = "texts" if kind is str else "lists of texts"
+        what = {str: "texts", float: "numbers"}.get(kind, "lists of texts")
         problems.add(_line(node), key, f"must be a mapping of names to {what}")
         return {}
     pairs: dict[str, Any] = {}
@@ -538,6 +645,18 @@ def _check_state(config: Config, problems: _Problems) -> None:
         _check_socket(str(config.control_path), key, problems)
 
 
+def _check_archive(config: Config, problems: _Problems) -> None:
+    """Made at the start, as the state's folder is."""
+    path = config.archive.path if config.archive is not None else None
+    if not path or problems.has("archive.path"):
+        return
+    status, reason = _look_at(path)
+    if not path.startswith("/"):
+        problems.say("archive.path", f"must be an absolute path, not {path[:80]!r}")
+    elif reason or (status is not None and not stat.S_ISDIR(status.st_mode)):
+        problems.say("archive.path", f"{reason or 'not a folder'}: {path}")
+
+
 def _check_socket(path: str, key: str, problems: _Problems) -> None:
     """Raised by bind and connect, and so only at the start or never said."""
     length = len(path.encode("utf-8", "surrogateescape"))
@@ -548,7 +667,11 @@ def _check_socket(path: str, key: str, problems: _Problems) -> None:
 
 
 def _check_source(
-    source: Source, key: str, formats: typing.Sequence[str], problems: _Problems
+    source: Source,
+    key: str,
+    formats: typing.Sequence[str],
+    headed: typing.Container[str],
+    problems: _Problems,
 ) -> None:
     if isinstance(source, FilesSource):
         _check_paths(source, key, problems)
@@ -563,6 +686,11 @@ def _check_source(
     ):
         known = ", ".join(formats)
         problems.say(f"{key}.format", f"must be one of {known}, not {source.format[:80]!r}")
+    elif isinstance(source, SyslogSource) and source.format in headed:
+        problems.say(
+            f"{key}.format",
+            "what a syslog source receives has no header line: the format must name its columns",
+        )
     if source.timezone is not None:
         try:
             ZoneInfo(source.timezone)
@@ -670,6 +798,7 @@ def _check_sinks(config: Config, problems: _Problems) -> None:
 def _check_places(config: Config, problems: _Problems) -> None:
     """What must be there before the start: rules, zones, folders that sinks write to."""
     _check_state(config, problems)
+    _check_archive(config, problems)
     for i, rules in enumerate(config.rules):
         if rules is not None:
             status, reason = _look_at(rules)
@@ -687,9 +816,10 @@ def _check_places(config: Config, problems: _Problems) -> None:
         if given := getattr(config, name):
             _check_folder(given, name, problems)
     formats = (*RECORD_FORMATS, *_check_formats(config, problems))
+    headed = {spec.name for spec in config.formats if spec and spec.csv and not spec.columns}
     for i, source in enumerate(config.sources):
         if source is not None:
-            _check_source(source, f"sources[{i}]", formats, problems)
+            _check_source(source, f"sources[{i}]", formats, headed, problems)
     _check_sinks(config, problems)
     _check_circles(config, problems)
 
@@ -721,14 +851,106 @@ def _check_described(spec: Format, key: str, problems: _Problems) -> None:
     source = spec.logsource
     if source is not None and not (source.product or source.category or source.service):
         problems.say(f"{key}.logsource", "must name a product, category or service")
-    if problems.has(f"{key}.pattern") or problems.has(f"{key}.json"):
+    if any(problems.has(f"{key}.{shape}") for shape in ("pattern", "json", "csv")):
         return
-    if bool(spec.pattern) == bool(spec.json):
-        problems.say(key, "must have either a pattern or a json mapping")
-    elif spec.pattern:
+    if sum(map(bool, (spec.pattern, spec.json, spec.csv))) != 1:
+        problems.say(key, "must have either a pattern or a json mapping, or a csv mapping")
+        return
+    if spec.pattern:
         _check_format_pattern(spec, key, problems)
     else:
         _check_format_places(spec, key, problems)
+    if spec.csv:
+        _check_columns(spec, key, problems)
+    elif spec.columns:
+        problems.say(f"{key}.columns", "only a csv mapping has columns")
+    for kind in spec.entities:
+        if kind not in ENTITY_KINDS and not problems.has(f"{key}.entities.{kind}"):
+            problems.say(f"{key}.entities.{kind}", f"must be one of {', '.join(ENTITY_KINDS)}")
+    if f"{key}.finding" in problems.lines:
+        _check_finding(spec, f"{key}.finding", problems)
+
+
+def _check_columns(spec: Format, key: str, problems: _Problems) -> None:
+    for part in ("time", "host"):
+        given = getattr(spec, part)
+        if given and given not in spec.csv:
+            problems.say(f"{key}.{part}", f"the csv mapping gives no field {given[:80]!r}")
+    if spec.columns and None not in spec.columns and not problems.has(f"{key}.delimiter"):
+        try:
+            build_csv_decoder(spec.name or "", spec.csv, spec.delimiter, spec.columns)
+        except ValueError as error:
+            problems.say(f"{key}.columns", str(error))
+
+
+def _list_field_names(spec: Format) -> typing.Container[str] | None:
+    """The fields that the format's records can have; None where they have others too."""
+    if spec.csv:
+        return spec.csv
+    if spec.json:
+        return None
+    try:
+        found = build_pattern_decoder(spec.name or "", spec.pattern, spec.rename).fields
+    except ValueError:
+        return None  # said already
+    return {*found, "message"}
+
+
+def _check_finding(spec: Format, key: str, problems: _Problems) -> None:
+    """Everything wrong with how a format's records are findings."""
+    finding = spec.finding
+    known = _list_field_names(spec)
+    parts = ("sensor", "rule_id", "title", "level", "techniques", "tactics")
+    named = [(f"{key}.{p}.field", getattr(getattr(finding, p), "field", "")) for p in parts]
+    named += [(f"{key}.signature", finding.signature)]
+    named += [(f"{key}.evidence[{i}]", name) for i, name in enumerate(finding.evidence)]
+    named += [(f"{key}.where.{name}", name) for name in finding.where]
+    for place, name in named:
+        if name and known is not None and name not in known and not problems.has(place):
+            problems.say(place, f"the format gives no field {name[:80]!r}")
+    for part in parts:
+        _check_part(getattr(finding, part), f"{key}.{part}", problems)
+    _check_sensor_names(finding.sensor, f"{key}.sensor", problems)
+    _check_levels(finding.level, f"{key}.level", problems)
+    for i, row in enumerate(finding.signatures):
+        where = f"{key}.signatures[{i}]"
+        if row is not None and row.match is not None and (reason := check_pattern(row.match)):
+            problems.say(f"{where}.match", reason)
+        if row is not None and row.level and row.level not in LEVELS:
+            problems.say(f"{where}.level", f"must be one of {', '.join(LEVELS)}")
+
+
+def _check_part(part: Any, key: str, problems: _Problems) -> None:
+    for i, row in enumerate(getattr(part, "patterns", ())):
+        if row is not None and row.match is not None and (reason := check_pattern(row.match)):
+            problems.say(f"{key}.patterns[{i}].match", reason)
+    given = part.table or getattr(part, "patterns", ()) or getattr(part, "at_least", {})
+    if given and not part.field:
+        problems.say(key, "has a table or patterns for no field")
+
+
+def _check_sensor_names(part: Part, key: str, problems: _Problems) -> None:
+    """A record says which of the operator's names it is, never a name of its own."""
+    if not part.otherwise and not problems.has(f"{key}.otherwise"):
+        problems.lines.setdefault(key, problems.lines[key.rpartition(".")[0]])
+        problems.say(key, "must name the sensor in `otherwise`")
+    places = [(f"{key}.otherwise", part.otherwise)]
+    places += [(f"{key}.table.{name}", value) for name, value in part.table.items()]
+    places += [
+        (f"{key}.patterns[{i}].give", row.give) for i, row in enumerate(part.patterns) if row
+    ]
+    for place, name in places:
+        if name and (reason := check_sensor(name)):
+            problems.say(place, reason)
+
+
+def _check_levels(part: LevelPart, key: str, problems: _Problems) -> None:
+    for name, value in part.table.items():
+        if value not in LEVELS and not problems.has(f"{key}.table.{name}"):
+            problems.say(f"{key}.table.{name}", f"must be one of {', '.join(LEVELS)}")
+    for name in part.at_least:
+        if name not in LEVELS and not problems.has(f"{key}.at_least.{name}"):
+            problems.say(f"{key}.at_least.{name}", f"must be one of {', '.join(LEVELS)}")
 
 
 def _check_format_name(name: str, key: str, seen: dict[str, int], problems: _Problems) -> None:
@@ -756,7 +978,7 @@ def _check_format_pattern(spec: Format, key: str, problems: _Problems) -> None:
 def _check_format_places(spec: Format, key: str, problems: _Problems) -> None:
     if spec.rename:
         problems.say(f"{key}.rename", "only a pattern has groups to rename")
-    for field_name, place in spec.json.items():
+    for field_name, place in spec.json.items() if spec.json else ():
         where = f"{key}.json.{field_name}"
         if not problems.has(where) and (reason := check_place(place)):
             problems.say(where, reason)

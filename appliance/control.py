@@ -1,4 +1,4 @@
-"""The running daemon's answer to `status`, over a Unix socket.
+"""The running daemon's answer to `status`, and to what operators do, over a Unix socket.
 
 One question a connection: the client sends a JSON object and a newline, the daemon answers with one
 and closes. The kernel tells who asks (SO_PEERCRED, unix(7)): root and the daemon's own user may.
@@ -7,6 +7,7 @@ and closes. The kernel tells who asks (SO_PEERCRED, unix(7)): root and the daemo
 import contextlib
 import logging
 import os
+import pwd
 import socket
 import stat
 import struct
@@ -23,7 +24,7 @@ from appliance.errors import ApplianceError
 
 log = logging.getLogger("appliance")
 
-QUESTION_BYTES = 4096
+QUESTION_BYTES = 1 << 16
 TIMEOUT_SECONDS = 5.0
 #: How long `close` waits for the answer at hand.
 CLOSE_SECONDS = 1.0
@@ -36,11 +37,19 @@ ACCEPT_RETRY_SECONDS = 0.1
 
 class ControlServer:
     """Answers questions in a thread of its own until closed, one after another. `answer` gives JSON
-    values or raises ApplianceError; anything else it raises is logged and told to who asked."""
+    values or raises ApplianceError; anything else it raises is logged and told to who asked. A
+    question with the key `act` goes to `act` instead, with the user id of who asks."""
 
-    def __init__(self, path: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        answer: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        act: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
+    ) -> None:
         self._path = path
         self._answer = answer
+        self._act = act
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._closing = threading.Event()
@@ -93,9 +102,12 @@ class ControlServer:
             question = _read_question(connection)
         except ApplianceError as error:
             return _refuse(str(error))
-        if peer_user(connection) not in (0, os.geteuid()):
+        user = peer_user(connection)
+        if user not in (0, os.geteuid()):
             return _refuse("only root and the appliance's own user may ask")
         try:
+            if self._act is not None and "act" in question:
+                return orjson.dumps(self._act(question, user))
             return orjson.dumps(self._answer(question))
         except ApplianceError as error:
             return _refuse(str(error))
@@ -149,13 +161,25 @@ def peer_user(connection: socket.socket) -> int:
     return int(struct.unpack("3i", raw)[1])
 
 
-def ask_daemon(path: Path, question: dict[str, Any]) -> dict[str, Any] | None:
-    """The running daemon's answer, or None when none is running there.
+def name_user(user: int) -> str:
+    """A user id as the audit log names it: "anna (uid 1000)"."""
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except (KeyError, OverflowError):
+        name = "unknown"
+    return f"{name} (uid {user})"
+
+
+def ask_daemon(
+    path: Path, question: dict[str, Any], *, seconds: float = TIMEOUT_SECONDS
+) -> dict[str, Any] | None:
+    """The running daemon's answer, or None when none is running there. `seconds` is how long it may
+    take.
 
     Raises ApplianceError when one is running but does not answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(TIMEOUT_SECONDS)
+        client.settimeout(seconds)
         if len(os.fsencode(path)) > SOCKET_BYTES:
             return None  # no daemon could have bound it
         try:

@@ -20,12 +20,16 @@ import msgspec
 
 from appliance import __version__
 from appliance.alarm import Alarm
-from appliance.assembly import store_limits
+from appliance.archiving import ArchiveKeeper
+from appliance.assembly import correlation_limits, store_limits
+from appliance.audit import Head, describe_action
+from appliance.casework import Outcome, describe_outcome, perform, read_request
 from appliance.config import Config, load_config
-from appliance.control import ControlServer
+from appliance.control import ControlServer, name_user
 from appliance.emit.render import render_time
 from appliance.engine import Draft, Engine, Surroundings, check_reload, list_disks
 from appliance.errors import ApplianceError, StoreError
+from appliance.handover import Handover
 from appliance.health import Health, Kind, Trouble, detect_trouble, sum_up_heartbeat
 from appliance.judge.bench import Answer, Bench
 from appliance.pipeline import Work, apply_answers, join_work, read_records
@@ -54,6 +58,8 @@ LOOK_SECONDS = 2.0
 JUDGE_SECONDS = 10.0
 #: Canaries, and test messages, that may wait for the store.
 MOST_ASKED = 100
+#: Characters of the name under which root says that somebody works.
+MOST_CLAIMED = 128
 #: The canary's rule (own_rules/canary.yml).
 CANARY_RULE = "5a1f0f1e-6d0f-4a6b-9d7e-0c0a4a3e0001"
 
@@ -120,9 +126,15 @@ class Daemon:
             self.store, clock, self._wake.set, on_step, find_own_entries(self.started)
         )
         self._on_step = on_step
+        #: The newest entry of the audit log, as far as this daemon knows.
+        self._audit = self.store.audit_head() or Head()
+        self._archive = ArchiveKeeper(config, self.store, clock)
+        self._archive.recover()  # before anybody writes to it
         self.engine = Engine(Draft(config, self._around), self._around)
         self._health = self._open_health(config)
-        self.control = ControlServer(config.control_path, self._reply)
+        self._errands = Handover(self._wake.set)
+        self._behind = False  # operators changed what the line has not looked at yet
+        self.control = ControlServer(config.control_path, self._reply, act=self._errands.ask)
 
     @property
     def config(self) -> Config:
@@ -148,7 +160,11 @@ class Daemon:
                 self._wake.clear()
                 if self._reloading.is_set():
                     self._reload()
+                if self._behind and not self._catch_up():
+                    self._stopping.wait(STORE_RETRY_SECONDS)
+                    continue
                 moved = self._turn()
+                self._errands.carry_out(self._perform)
                 self._apply_answers()
                 self._service.beat(self._clock())
                 if not moved:
@@ -160,6 +176,7 @@ class Daemon:
 
     def _start(self) -> None:
         self.engine.start()
+        self._archive.start()
         self.control.start()
         # No source could be heard before: a slow start is nobody's silence.
         self._health = self._open_health(self.config)
@@ -173,6 +190,7 @@ class Daemon:
             what, len(engine.rules.infos), len(engine.rules.refused),
             len(engine.config.sources), len(engine.deliveries),
         )  # fmt: skip
+        log.info("audit log: %d entries, head %s", self._audit.number, self._audit.hash)
         for refused in engine.rules.refused:
             log.warning("rule refused: %s:%d: %s", refused.path, refused.line, refused.reason)
         if engine.experts.why_not:
@@ -204,6 +222,7 @@ class Daemon:
     def _put_engine(self, engine: Engine, health: Health) -> None:
         self.engine = engine
         engine.start()
+        self._archive.set_config(engine.config)
         self.store.set_limits(store_limits(engine.config))
         self._health = health
         self._answers.clear()  # of another base, perhaps: the new bench is asked again
@@ -221,8 +240,10 @@ class Daemon:
 
     def _close(self) -> None:
         self._service.stopping()
+        self._errands.close()
         self._settle_sentinel()
         self.engine.close()
+        self._archive.close()
         self.control.close()
         self.store.close()
         self._lock.close()
@@ -232,7 +253,7 @@ class Daemon:
         """What waits for the sentinel is judged and stored, as far as that can be done soon; the
         rest is what `status` calls not judged."""
         engine = self.engine
-        if engine.sentinel is None:
+        if engine.sentinel is None or self._behind:
             return
         engine.sentinel.wait_idle(JUDGE_SECONDS)
         try:
@@ -384,6 +405,39 @@ class Daemon:
             return {"sinks": self.store.delivered(str(question.get("id")))}
         return self.status()
 
+    def _perform(self, question: dict[str, Any], user: int) -> dict[str, Any]:
+        """What an operator does with an incident, between two turns. Raises ApplianceError."""
+        request = read_request(question["act"])
+        claimed = str(question.get("claimed") or "")[:MOST_CLAIMED] if user == 0 else ""
+        now, sinks = self._clock(), bool(self.engine.deliveries)
+        with self.store.working(
+            actor=name_user(user), now=now, claimed=claimed, sinks=sinks, seen=self._audit
+        ) as desk:
+            done = perform(request, desk, now, correlation_limits(self.config).assets)
+        self._heed(done)
+        return describe_outcome(done)
+
+    def _heed(self, done: Outcome) -> None:
+        """It is stored: logged, told, and the line goes by it from now on."""
+        for action in done.actions:
+            log.info("%s", describe_action(action))
+            self._audit = Head(action.number, action.hash)
+        if done.moved or done.suppressed:
+            self._behind = True
+            self._catch_up()
+        self._wake_deliveries()
+
+    def _catch_up(self) -> bool:
+        """Have the line look at what operators changed; whether it could."""
+        try:
+            self.engine.look_again()
+        except StoreError as error:  # it must not go on with what is no longer so
+            self._note_store_error("casework", error)
+            return False
+        self._store_errors.pop("casework", None)
+        self._behind = False
+        return True
+
     def _send_canary(self) -> dict[str, Any]:
         """Put the canary into the line; the id of the finding that it will be."""
         now = self._clock()
@@ -430,6 +484,8 @@ class Daemon:
             self._note_store_error("read", error)
             waiting = {}
         facts = self.engine.describe()
+        kept = self._archive.describe()
+        facts["archive"] = {**kept, "error": facts.pop("archive_error") or kept["error"]}
         for name, sink in facts["sinks"].items():
             sink["waiting"] = waiting.get(name, 0)
         return {
@@ -440,6 +496,7 @@ class Daemon:
             "loaded": self._loaded,
             "store_error": next(iter(dict(self._store_errors).values()), ""),
             "reload_error": self._reload_error,
+            "audit": {"number": self._audit.number, "hash": self._audit.hash},
             "disks": list_disks(self.config),
             "troubles": [
                 {"part": t.part, "words": t.words, "since": t.since, "notice": t.notice}

@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
+from appliance.archiving import open_writer
 from appliance.assembly import (
     Experts,
     SentinelParts,
     build_detectors,
     build_judge,
+    build_mappings,
     build_queue,
     build_reader,
     index_rules,
@@ -53,6 +55,7 @@ from appliance.schema import Checkpoint, OnStep, RuleInfo
 from appliance.shards import LocalShard, RemoteShard, Shard
 from appliance.sources.journal import Own
 from appliance.store import Store
+from appliance.suppression import Suppressions
 
 log = logging.getLogger("appliance")
 
@@ -170,7 +173,9 @@ class Engine:
         self._around = around
         store = around.store
         self.indicators: IndicatorDetector | None = draft.indicators
-        self.detectors = build_detectors(self.rules, open_cache(config), self.indicators)
+        self.detectors = build_detectors(
+            self.rules, open_cache(config), self.indicators, build_mappings(config)
+        )
         if config.workers == 1:
             prepare_detectors(self.detectors, config, store.counts())
         self.reader = build_reader(config, self.detectors, self.rules, self.sentinel)
@@ -185,6 +190,8 @@ class Engine:
         self._owes_asking = True
         # All that asks the store, while there is still a way back.
         correlator = open_correlator(store, config)
+        #: The overrides, and what operators suppressed by command.
+        self.suppressions = Suppressions(self.overrides, store.suppressions())
         self._kept_sources = old.find_kept(config) if old is not None else set()
         fresh = [s.name for s in config.sources if s.name not in self._kept_sources]
         points = {name: store.checkpoints(name) for name in fresh}
@@ -192,6 +199,8 @@ class Engine:
             before = [d.sink.name for d in old.deliveries]
             store.open_sinks(list(dict.fromkeys([*before, *(s.name for s in draft.sinks)])))
             old.retire(self)
+        if config.workers == 1:  # worker processes have their own
+            self.reader.archive = open_writer(config, 0, around.clock, around.on_step)
         self.shards = self._open_shards(old, points)
         self.deliveries: list[Delivery] = self._open_deliveries(draft.sinks, old)
         built_in = {rule.id: rule for rule in HEALTH_RULES.values()}
@@ -206,7 +215,7 @@ class Engine:
             correlator=correlator,
             known=store.known_findings,
             sinks=bool(self.deliveries),
-            overrides=self.overrides,
+            overrides=self.suppressions,
             correlations=open_correlations(store, config, self.rules),
             sentinel=self.sentinel,
             software=open_inventory(store),
@@ -243,6 +252,14 @@ class Engine:
             self._tending = threading.Thread(target=encoder.wait_ready, args=(0.0,), daemon=True)
             self._tending.start()
 
+    def look_again(self) -> None:
+        """Operators changed incidents or suppressions in the store: the line goes on with what is
+        there. To be called between two turns. Raises StoreError: nothing has changed here then."""
+        store = self._around.store
+        correlator = open_correlator(store, self.config)
+        self.suppressions.replace(store.suppressions())
+        self.line.correlator = correlator
+
     def close(self) -> None:
         """Deliver what can be delivered at once, and close everything."""
         for delivery in self.deliveries:  # all at once, while the rest is closed
@@ -264,6 +281,8 @@ class Engine:
         """Close what the new engine does not take over."""
         self.retired = True
         kept = new._kept_sources
+        if self.reader.archive is not None:
+            self.reader.archive.close()
         for shard in self.shards:
             shard.begin_close()
         for shard in self.shards:
@@ -380,6 +399,7 @@ class Engine:
         return {
             "sources": {name: row for s in shards for name, row in s["sources"].items()},
             "workers": [s["worker"] for s in shards if "worker" in s],
+            "archive_error": next((s["archive_error"] for s in shards if s["archive_error"]), ""),
             "rule_errors": {key: row for s in shards for key, row in s["rule_errors"].items()},
             "sinks": {d.sink.name: d.describe() for d in self.deliveries},
             "rules": {"loaded": len(self.rules.infos), "refused": len(self.rules.refused)},
@@ -394,9 +414,9 @@ class Engine:
             "queues": {
                 "judge": {"depth": judge.get("queue", 0), "cap": limits.judge_queue},
                 "correlation_keys": {
-                    "depth": correlator.keys,
+                    "depth": correlator.keys if correlator is not None else 0,
                     "cap": limits.correlation_keys,
-                    "dropped": correlator.evicted,
+                    "dropped": correlator.evicted if correlator is not None else 0,
                 },
                 **(self.line.correlations.describe() if self.line.correlations else {}),
             },
@@ -410,6 +430,8 @@ def check_reload(new: Config, old: Config) -> None:
         for name in ("state_dir", "control_socket")
         if getattr(new, name) != getattr(old, name)
     ]
+    if new.archive.path != old.archive.path:
+        problems.append("archive.path: can only be changed by a restart")
     if problems:
         raise ConfigError(problems)
 

@@ -44,6 +44,10 @@ class StoreError(ApplianceError):
     """The store cannot be opened, read or written, or has a schema we do not know."""
 
 
+class ArchiveError(ApplianceError):
+    """The archive can't be read or converted, or a hunt's question can't be answered."""
+
+
 class EmitError(ApplianceError):
     """A sink refused or could not be reached; what was to be sent is still in the outbox."""
 

@@ -8,30 +8,27 @@ What the store does not hold is `None`, and shown as not kept.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from appliance.assembly import build_formats, load_configured_rules
-from appliance.config import Config, FilesSource
-from appliance.correlate.incidents import linking_keys
+from appliance.config import Config
+from appliance.correlate.keys import linking_keys
 from appliance.detect.sigma.documents import MAX_FILE_BYTES, Document, read_documents
 from appliance.emit.render import render_incident, render_time
 from appliance.emit.text import cap_text
-from appliance.errors import RuleError, SourceError
+from appliance.errors import RuleError
+from appliance.evidence import read_record
 from appliance.pipeline import read_event
 from appliance.schema import (
     LEVELS,
     Entity,
     RawRecord,
     RuleInfo,
-    event_id,
-    finding_id,
 )
-from appliance.sources.header_framing import HEADER_FORMATS
-from appliance.sources.streams import StreamLimits, StreamName, Want, open_stream
 from appliance.store import FindingDelivery, Store
 
 Body = dict[str, Any]
@@ -42,9 +39,6 @@ SHOWN_RULE: Final = 16_384
 #: Other findings of the incident that are compared, the newest first, and those that are named.
 COMPARED_FINDINGS: Final = 2000
 NAMED_FINDINGS: Final = 20
-#: Seconds to look for one record in a file that can only be read from its beginning.
-SEARCH_SECONDS: Final = 20.0
-_READ_RECORDS: Final = 2000
 
 
 def explain_finding(
@@ -93,96 +87,12 @@ def _explain_record(
         "text": None,
         "why_not": "",
     }
-    raw, facts["why_not"] = _read_record(body, config, timer)
+    raw, facts["why_not"] = read_record(body, config, timer)
     if raw is not None:
         text = raw.data.decode("utf-8", "backslashreplace")
         facts["text"] = cap_text(text, SHOWN_RECORD)
         facts["length"] = len(raw.data)
     return facts, raw
-
-
-def _read_record(
-    body: Body, config: Config, timer: Callable[[], float]
-) -> tuple[RawRecord | None, str]:
-    """The record from which the finding's id follows, or why it can't be had."""
-    event, path = body.get("event"), body["source"]["path"]
-    if not event:
-        return None, "not kept: the finding was stored by a version that did not note its stream"
-    spec = next((s for s in config.sources if s.name == body["source"]["name"]), None)
-    if not path.startswith("/") or not isinstance(spec, FilesSource | None):
-        return None, "it came from no file that can be read at a position"
-    if not Path(path).is_file():
-        return None, f"not readable any more: no file at {path}"
-    try:
-        found = _find_record(body, config, timer)
-    except TimeoutError:
-        return None, f"not found within {SEARCH_SECONDS:g} s of reading"
-    except (OSError, SourceError) as error:
-        return None, f"not readable any more: {error}"
-    return found, "" if found is not None else "the file at this path no longer holds the record"
-
-
-def _find_record(body: Body, config: Config, timer: Callable[[], float]) -> RawRecord | None:
-    """The record in its file: where it must be, else (EVTX, gzip) from the file's beginning."""
-    source, event = body["source"], body["event"]
-    spec = next((s for s in config.sources if s.name == source["name"]), None)
-    declared = getattr(spec, "format", "auto")
-    name = StreamName(source["name"], event["stream"], event["stream"], source["path"], declared)
-    limits = StreamLimits(config.limits.record_bytes, config.limits.rejected_bytes)
-    received = _parse_time(event.get("received"))
-    # What its columns are stands at the beginning of some files.
-    starts = (0,) if event["format"] in HEADER_FORMATS else (source["record"], 0)
-    for start in starts:
-        found = _search_stream(name, limits, start, body, received=received, timer=timer)
-        if found is not None:
-            return found
-    return None
-
-
-def _search_stream(
-    name: StreamName,
-    limits: StreamLimits,
-    start: int,
-    body: Body,
-    *,
-    received: float,
-    timer: Callable[[], float],
-) -> RawRecord | None:
-    """Read from `start` to the finding's position; lines are found at once, EVTX records (whose
-    number is no offset) and what is packed by reading from the beginning."""
-    wanted = body["source"]["record"]
-    whole = body["event"]["format"] in HEADER_FORMATS
-    until = timer() + SEARCH_SECONDS
-    stream = open_stream(name, limits, start)
-    try:
-        if start == 0 and wanted and not stream.packed and not whole:
-            return None  # it was looked for where it must be
-        want = Want(_READ_RECORDS if start == 0 else 1, final=True)
-        while not stream.ended:
-            batch = stream.read(want, received)
-            for record in batch.records:
-                if record.cursor.position == wanted and _is_of(record, body):
-                    return record
-            if start or not (batch.records or batch.rejected):
-                return None
-            if timer() > until:
-                raise TimeoutError
-    finally:
-        stream.close()
-    return None
-
-
-def _is_of(record: RawRecord, body: Body) -> bool:
-    """Whether the finding's id follows from this record."""
-    return bool(finding_id(body["detector"], body["rule_id"], event_id(record)) == body["id"])
-
-
-def _parse_time(text: str | None) -> float:
-    """An ISO 8601 time of a body as epoch seconds, 0 for none."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC).timestamp() if text else 0.0
-    except ValueError:
-        return 0.0
 
 
 # -- what was read in it ---------------------------------------------------------------------------
@@ -388,7 +298,8 @@ def _explain_incident(store: Store, body: Body) -> Body | None:
 
 def _list_keys(body: Body) -> list[str]:
     """The correlation keys of a stored finding, as the correlator makes them."""
-    return linking_keys(Entity(entity["kind"], entity["value"]) for entity in body["entities"])
+    entities = (Entity(entity["kind"], entity["value"]) for entity in body["entities"])
+    return [key for key, _ in linking_keys(entities)]
 
 
 # -- the way out -----------------------------------------------------------------------------------

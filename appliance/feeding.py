@@ -51,6 +51,8 @@ NEEDS: Final[dict[str, str]] = {
     "firewalls": "a firewall's syslog",
     "cef": "CEF events: format cef, or syslog",
     "leef": "LEEF events: format leef, or syslog",
+    "wazuh": "Wazuh's alerts.json: format json",
+    "aminer": "AMiner's JSON: format json",
     "ecs": "ECS documents (Beats, Elastic Agent): format json",
     "services": "logs of the service: syslog, or its file as text",
     "appliance": "nothing: these are the appliance's own",

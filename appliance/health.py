@@ -301,6 +301,8 @@ def _look_at_parts(facts: Mapping[str, Any], config: Config, seen: _Sightings) -
         seen.say("store", "error", f"does not take what is found: {error}")
     if error := facts.get("reload_error"):
         seen.say("configuration", "reload", f"the change was refused, the old one runs: {error}")
+    if error := facts.get("archive", {}).get("error"):
+        seen.say("archive", "error", f"events are not archived, or not converted: {error}")
     for place in facts.get("disks", []):
         if place["free_share"] < config.health.free_share:
             seen.say(
@@ -493,4 +495,6 @@ def sum_up_heartbeat(
         "sinks_failing": sum(bool(row.get("error")) for row in sinks),
         "waiting": max((row["waiting"] for row in sinks), default=0),
         "lost": sum(row["lost"] for row in sinks),
+        "audit": status["audit"]["number"],
+        "audit_head": status["audit"]["hash"],
     }

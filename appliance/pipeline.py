@@ -15,7 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from appliance.correlate.incidents import Correlator
+from appliance.archive.rows import Flushed, Growth
+from appliance.correlate.incidents import Correlator, no_change, read_sign
 from appliance.decode import Decoder, decode
 from appliance.detect.sentinel.examine import DETECTOR as SENTINEL
 from appliance.detect.sentinel.texts import Text, list_texts
@@ -64,6 +65,8 @@ LATE_SECONDS = 300.0
 OTHER_LOGSOURCE = "other"
 #: Scope under which the inventory counts.
 INVENTORY = "inventory"
+#: Scope under which the archive's events are counted.
+ARCHIVE = "archive"
 #: Rules that a finding of the sentinel names as agreeing.
 MAX_AGREEING = 16
 #: Waiting findings updated in one transaction.
@@ -119,6 +122,35 @@ class NoOverrides:
         return Review(detection)
 
 
+class Archiving(Protocol):
+    """Where the records of events are kept (archive/writer.py). Raises nothing."""
+
+    def add(self, record: RawRecord, time: float) -> None:
+        """Take in a record of the batch at hand, and its event's time."""
+        ...
+
+    def flush(self) -> Flushed:
+        """Put them on disk."""
+        ...
+
+    def commit(self) -> None:
+        """What was flushed is stored."""
+        ...
+
+    def rewind(self) -> None:
+        """What was flushed is not stored: it comes again."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the segment at hand."""
+        ...
+
+    @property
+    def error(self) -> str:
+        """Why it can't be written now; empty where it can."""
+        ...
+
+
 class CustomFormats(msgspec.Struct, frozen=True):
     """Formats that the configuration describes: by name, how each is decoded, and what it is."""
 
@@ -137,8 +169,8 @@ class Reader(msgspec.Struct):
     sources whose views are counted; `formats` are those that the configuration describes;
     `watched` are the rules that correlations name; `quiet` knows what the sentinel need not read,
     None where there is no sentinel; `inventory` notes the software that events reveal, None where
-    nobody asks; `seconds` adds up the time spent by stage, in seconds of
-    `timer`.
+    nobody asks; `archive` keeps the records, None where there is none; `seconds` adds up the time
+    spent by stage, in seconds of `timer`.
     """
 
     detectors: Mapping[str, Detector]
@@ -148,6 +180,7 @@ class Reader(msgspec.Struct):
     watched: Mapping[str, Watch] = {}
     quiet: QuietFilter | None = None
     inventory: Inventory | None = None
+    archive: Archiving | None = None
     seconds: dict[str, float] = msgspec.field(
         default_factory=lambda: dict.fromkeys(("decode", "detect"), 0.0)
     )
@@ -158,7 +191,7 @@ class Work(msgspec.Struct):
     """What the stateless half made of some records, for the half that has state. `counts` are
     added to what is stored under (scope, name), `latest` kept when larger; `hits` are for the
     correlations, `candidates` for the sentinel, in the order of the records; `software` is what the
-    events reveal of it."""
+    events reveal of it, `segments` what the archive has grown by."""
 
     detections: list[Detection]
     rejected: list[Rejected]
@@ -168,6 +201,7 @@ class Work(msgspec.Struct):
     hits: list[Hit] = msgspec.field(default_factory=list)
     candidates: list[Candidate] = msgspec.field(default_factory=list)
     software: list[Sight] = msgspec.field(default_factory=list)
+    segments: list[Growth] = msgspec.field(default_factory=list)
 
 
 class Line(msgspec.Struct):
@@ -182,7 +216,7 @@ class Line(msgspec.Struct):
 
     rules: Mapping[str, RuleInfo]
     judge: Judge
-    correlator: Correlator
+    correlator: Correlator | None
     known: Callable[[Sequence[str]], set[str]]
     sinks: bool = True
     overrides: Reviewer = msgspec.field(default_factory=NoOverrides)
@@ -196,7 +230,8 @@ class Line(msgspec.Struct):
 
     def commit(self) -> None:
         """The batch is stored."""
-        self.correlator.commit()
+        if self.correlator is not None:
+            self.correlator.commit()
         if self.correlations is not None:
             self.correlations.commit()
         if self.sentinel is not None:
@@ -206,7 +241,8 @@ class Line(msgspec.Struct):
 
     def rollback(self) -> None:
         """The batch could not be stored: what it changed here is forgotten."""
-        self.correlator.rollback()
+        if self.correlator is not None:
+            self.correlator.rollback()
         if self.correlations is not None:
             self.correlations.rollback()
         if self.sentinel is not None:
@@ -314,6 +350,8 @@ def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
                 work.rejected.append(refused)
     for refused in work.rejected:
         _count_rejected(refused, tally)
+    if reader.archive is not None:
+        _archive_batch(reader.archive, tally, work)
     if reader.inventory is not None:
         work.software, noted = reader.inventory.take()
         for name, count in noted.items():
@@ -326,6 +364,15 @@ def read_records(batches: Sequence[SourceBatch], reader: Reader) -> Work:
     return work
 
 
+def _archive_batch(archive: Archiving, tally: _Tally, work: Work) -> None:
+    """The records of the batch, onto the disk."""
+    flushed = archive.flush()
+    work.segments = flushed.growths
+    for name, count in (("archived", flushed.archived), ("lost", flushed.lost)):
+        if count:
+            tally.add(ARCHIVE, name, count)
+
+
 def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -> Rejected | None:
     """decode to detect for one record; why it could not be, or None."""
     seconds, timer = reader.seconds, reader.timer
@@ -336,6 +383,8 @@ def _read_record(record: RawRecord, reader: Reader, tally: _Tally, work: Work) -
     if isinstance(result, Rejected):
         return result
     sighting, repaired = result
+    if reader.archive is not None:
+        reader.archive.add(record, sighting.time)
     try:
         detections = detect_event(sighting, reader.detectors)
         if detections and reader.watched:
@@ -425,6 +474,7 @@ def join_work(works: Sequence[Work], line: Line) -> Batch:
     line.seconds["judge"] += line.timer() - began
     batch = _correlate(total, findings, reviews, tally, line)
     batch.software = software
+    batch.segments = [growth for work in works for growth in work.segments]
     return batch
 
 
@@ -519,7 +569,8 @@ def _correlate(
         if reviews[finding.id].suppressed:
             _count_suppressed(finding.detection, tally)
             continue
-        line.correlator.join(finding)
+        if line.correlator is not None:
+            line.correlator.join(read_sign(finding))
         detection = finding.detection
         tally.add(f"detector:{detection.detector}", "fired")
         tally.add(f"level:{detection.level}", "findings")
@@ -527,8 +578,10 @@ def _correlate(
         scope = f"rule:{_name_rule(detection, line)}"
         tally.add(scope, "fired")
         tally.reach(scope, "last_fired", detection.event.received)
-    line.correlator.evict()
-    change = line.correlator.changes()
+    change = no_change()
+    if line.correlator is not None:
+        line.correlator.evict()
+        change = line.correlator.changes()
     agreements = _find_agreements([finding for finding, _ in fresh], reviews)
     rows = [
         _finding_row(

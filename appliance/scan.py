@@ -5,6 +5,7 @@ files, rules and models always give the same findings. Files are read one after 
 to back; a record's time of receipt is its file's last change.
 """
 
+import gc
 import math
 import os
 import shutil
@@ -21,11 +22,15 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from appliance import __version__
+from appliance.archiving import convert_rest, open_writer
 from appliance.assembly import (
     Experts,
+    SentinelParts,
     build_detectors,
     build_formats,
     build_judge,
+    build_mappings,
     build_waiting,
     correlation_limits,
     index_rules,
@@ -39,15 +44,17 @@ from appliance.assembly import (
     window_limits,
 )
 from appliance.config import Config
-from appliance.correlate.incidents import Correlator
+from appliance.correlate.incidents import Correlator, Stored, read_stored_sign
 from appliance.detect.sigma.correlation import SigmaCorrelator, list_watched
 from appliance.detect.sigma.load import RuleSet
-from appliance.errors import SourceError
+from appliance.errors import ArchiveError, SourceError
 from appliance.health import NO_MODEL
 from appliance.inventory.ledger import SoftwareLedger
 from appliance.inventory.observe import Inventory
 from appliance.judge.bench import Bench
+from appliance.kept import SOURCE, Kept, clear_state, keep_in, prepare_state, write_kept
 from appliance.pipeline import (
+    ARCHIVE,
     Line,
     Reader,
     Work,
@@ -67,10 +74,10 @@ from appliance.sources.streams import (
 from appliance.store import Store, StoreLimits
 from appliance.worker_frames import show_record
 
-SOURCE = "scan"
 VERDICT_SECONDS = 600.0
-#: Hits that correlations are given in one transaction.
+#: Hits that correlations are given in one transaction, findings that are joined in one.
 HITS_AT_ONCE = 5000
+FINDINGS_AT_ONCE = 5000
 
 #: Told the file being read, how many are done, how many there are, and the records so far.
 OnProgress = Callable[[str, int, int, int], None]
@@ -90,16 +97,17 @@ class Listing(msgspec.Struct):
 
 class Scan(msgspec.Struct):
     """What a scan came to. `stats` is the object that `--stats` writes; the findings are in
-    `store`, which `close` deletes."""
+    `store`, which `close` deletes unless the scan is `kept`. `folder` is private to the scan."""
 
     store: Store
     rules: RuleSet
     stats: dict[str, Any]
     notices: list[str]
     folder: Path
+    kept: bool = False
 
     def close(self) -> None:
-        """Delete the private store."""
+        """Delete the private store; one that is kept is closed."""
         self.store.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -171,25 +179,44 @@ def _list_folder(folder: Path, listing: Listing) -> None:
 
 
 def run_scan(
-    paths: Sequence[str], config: Config, *, input_format: str = "auto", on_progress: OnProgress
+    paths: Sequence[str],
+    config: Config,
+    *,
+    input_format: str = "auto",
+    on_progress: OnProgress,
+    state: Path | None = None,
 ) -> Scan:
     """Put every record of the files through the line, read as `input_format`.
 
-    Raises RuleError when no rule loads, SourceError when nothing can be read.
+    With `state`, a folder that is not there yet or is empty, the store is kept there, as that of a
+    daemon whose state directory it is; a scan that fails leaves nothing in it. Raises RuleError
+    when no rule loads, SourceError when nothing can be read, UsageError for another folder.
     """
     began = time.perf_counter()
+    made = state is not None and prepare_state(state)
     folder = Path(tempfile.mkdtemp(prefix="appliance-scan-"))
+    if state is not None:
+        # They are opened again from wherever somebody looks.
+        paths = [path if path == "-" else str(Path(path).absolute()) for path in paths]
     try:
-        return _scan(
+        done = _scan(
             paths,
             config,
             folder,
+            state=state,
             input_format=input_format,
             on_progress=on_progress,
             began=began,
         )
+        if state is not None:
+            done.kept = True
+            rules = tuple(str(Path(path).absolute()) for path in config.rules)
+            write_kept(state, Kept(__version__, time.time(), tuple(paths), rules, input_format))
+        return done
     except BaseException:  # SystemExit too: a signal ends a scan so
         shutil.rmtree(folder, ignore_errors=True)
+        if state is not None:
+            clear_state(state, made=made)
         raise
 
 
@@ -198,23 +225,25 @@ def _scan(
     config: Config,
     folder: Path,
     *,
+    state: Path | None,
     input_format: str,
     on_progress: OnProgress,
     began: float,
 ) -> Scan:
-    listing = list_files(paths, folder)
+    listing = list_files(paths, state or folder)
     formats = build_formats(config)
     rules = load_configured_rules(config)
     experts = open_experts(config)
     parts = open_sentinel(config, experts.base)
     sentinel = build_waiting(parts, config)
     unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60, software_seconds=0.0)
-    store = Store(folder / "scan.db", limits=unbounded, durable=False)
-    if experts.encoder is not None:
-        experts.encoder.start()
-    if parts.clients is not None:
-        parts.clients.start()
-    detectors = build_detectors(rules, indicators=open_indicators(config, folder))
+    kept = keep_in(config, state)
+    path = folder / "scan.db" if kept is None else kept.store_path
+    store = Store(path, limits=unbounded, durable=False)
+    _start_models(experts, parts)
+    detectors = build_detectors(
+        rules, indicators=open_indicators(config, folder), mapped=build_mappings(config)
+    )
     settle_memory()
     judge = build_judge(experts, {}, config)
     reader = Reader(
@@ -225,13 +254,12 @@ def _scan(
         watched=list_watched(rules.correlations, rules.silent),
         quiet=sentinel,
         inventory=Inventory(),
+        archive=None if kept is None else open_writer(kept, 0, time.time),
     )
     line = Line(
         rules={**index_rules(detectors, rules), **(sentinel.rules if sentinel else {})},
         judge=judge,
-        correlator=Correlator(
-            correlation_limits(config), links={}, aliases={}, load=store.incident
-        ),
+        correlator=None,  # findings are joined in the order of their times, when all are known
         known=store.known_findings,
         sinks=False,
         overrides=open_overrides(config),
@@ -252,21 +280,21 @@ def _scan(
             on_progress=on_progress,
         )
         storing += _correlate_hits(rules, line, store, config)
+        began_joining = time.perf_counter()
+        join_findings(store, config)
+        line.seconds["correlate"] += time.perf_counter() - began_joining
         waiting = time.perf_counter()
         notices = _await_verdicts(judge, experts, store)
         line.seconds["judge"] += time.perf_counter() - waiting
     finally:
-        if isinstance(judge, Bench):
-            judge.close()
-        parts.close()
-        experts.close()
+        _close_parts(judge, parts, experts, reader)
     if sentinel is not None and sentinel.failed:
         notices.append(f"the sentinel judged {sentinel.failed} events not: {sentinel.down_reason}")
     if config.model and config.sentinel.enabled and parts.why_not not in ("", NO_MODEL):
         notices.append(f"sentinel: {parts.why_not}")
-    if experts.why_not:
-        notices.append(experts.why_not)
-    notices.extend(_tell_omitted(listing))
+    notices += [experts.why_not] if experts.why_not else []
+    notices += _tell_omitted(listing)
+    notices += _settle_archive(kept, store)
     stats = _sum_up(sizes, rules, reader, store)
     total = time.perf_counter() - began
     stats["seconds"] = {"load": loaded - began, **reader.seconds, **line.seconds}
@@ -278,6 +306,24 @@ def _scan(
         store.close()
         raise SourceError("no record could be read: " + "; ".join(reasons[:5]))
     return Scan(store, rules, stats, notices, folder)
+
+
+def _start_models(experts: Experts, parts: SentinelParts) -> None:
+    if experts.encoder is not None:
+        experts.encoder.start()
+    if parts.clients is not None:
+        parts.clients.start()
+
+
+def _close_parts(judge: object, parts: SentinelParts, experts: Experts, reader: Reader) -> None:
+    """End the models' processes, and what the archive has open."""
+    if isinstance(judge, Bench):
+        judge.close()
+    parts.close()
+    experts.close()
+    if reader.archive is not None:
+        reader.archive.close()
+    gc.unfreeze()  # what `settle_memory` took from the collector can go now
 
 
 def _read_all(
@@ -296,12 +342,13 @@ def _read_all(
     sizes: list[int] = []
     storing = 0.0
     records = 0
+    columns = input_format in config.headed_formats
     for logical, refused, reason in listing.refused:
         name = StreamName(SOURCE, logical, logical, refused, input_format)
         store.write_batch(process([_reject_file(name, reason)], reader, line))
     for done, (logical, path) in enumerate(files):
         on_progress(logical, done, len(files), records)
-        name = StreamName(SOURCE, logical, logical, str(path), input_format)
+        name = StreamName(SOURCE, logical, logical, str(path), input_format, columns)
         for batch in read_file(name, config, sizes):
             work = read_records([batch], reader)
             out = join_work([work], line)
@@ -311,6 +358,8 @@ def _read_all(
                 store.spool(_pack_hit(hit) for hit in work.hits)
             store.write_batch(out)
             line.commit()
+            if reader.archive is not None:
+                reader.archive.commit()
             storing += time.perf_counter() - began
             on_progress(logical, done, len(files), records)
     on_progress("", len(files), len(files), records)
@@ -346,6 +395,21 @@ def _correlate_hits(rules: RuleSet, line: Line, store: Store, config: Config) ->
         line.commit()
         storing += time.perf_counter() - began
     return storing
+
+
+def join_findings(store: Store, config: Config) -> None:
+    """Incidents of all findings, in the order of their events' times: files are read one after
+    another, time is not. Raises StoreError."""
+    correlator = Correlator(
+        correlation_limits(config), Stored(load=store.incident, load_fold=store.fold)
+    )
+    rows = store.iterate_timed()
+    while chunk := list(islice(rows, FINDINGS_AT_ONCE)):
+        for moment, body in chunk:
+            correlator.join(read_stored_sign(body, moment))
+        correlator.evict()
+        store.put_correlation(correlator.changes())
+        correlator.commit()
 
 
 def _reject_file(name: StreamName, reason: str) -> SourceBatch:
@@ -404,6 +468,20 @@ def _tell_omitted(listing: Listing) -> list[str]:
         told.append(f"{listing.links} links not followed")
     if listing.special:
         told.append(f"{listing.special} sockets, pipes or devices not read")
+    return told
+
+
+def _settle_archive(config: Config | None, store: Store) -> list[str]:
+    """Make an archive that is kept quick to search; what of it could not be written or read is
+    said."""
+    if config is None:
+        return []
+    lost = int(store.counts().get(ARCHIVE, {}).get("lost", 0))
+    told = [f"archive: {lost} events could not be kept"] if lost else []
+    try:
+        convert_rest(config, store)
+    except (ArchiveError, OSError) as error:
+        told.append(f"archive: searched slowly, it could not be converted: {error}")
     return told
 
 

@@ -291,10 +291,46 @@ class Finding(msgspec.Struct, frozen=True):
     verdicts: tuple[Verdict, ...]
 
 
+class Fold(msgspec.Struct, frozen=True):
+    """Near-identical findings of an incident, as one row: one rule on one host. `count` findings
+    between `first` and `last` (event time); `expected` is how usual this is here, 0..1: the share
+    of the hours watched before in which it was seen; `rarity` is how much that surprises, in bits,
+    0 while too little was watched to say."""
+
+    detector: str
+    rule_id: str
+    title: str
+    level: Level
+    host: str
+    count: int
+    first: float
+    last: float
+    techniques: tuple[str, ...] = ()
+    tactics: tuple[str, ...] = ()
+    expected: float = 0.0
+    rarity: float = 0.0
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why an incident ranks where it does: `name` of what was weighed (level, rarity, spread,
+    stage, asset, agreement, knowledge, expected), `points` it gives or takes, and the words."""
+
+    name: str
+    points: float
+    words: str
+
+
 class Incident(msgspec.Struct, frozen=True):
     """Findings that belong together. `id` is derived from the finding that opened it, `number`
     counts incidents in the order of their opening, `count` counts the findings, of which
-    `findings` holds the ids of the first few. `aliases` are ids of incidents merged into this."""
+    `findings` holds the ids of the first few. `aliases` are ids of incidents merged into this.
+
+    `kind` is "minor" below what is worth a look of its own, "routine" for what is expected here
+    (one for all of it: a place, no alarm); `score` is its priority in 0..100 with the `reasons`;
+    `folds` are its rows, the weightiest first; `tactics` are in the order of their first time;
+    `related` are incidents with which it shares entities but not its findings: they were closed, or
+    operators split it from them (`apart`); `parts` counts its folds of ten minutes.
+    """
 
     id: str
     number: int
@@ -308,27 +344,86 @@ class Incident(msgspec.Struct, frozen=True):
     first_seen: float
     last_seen: float
     aliases: tuple[str, ...] = ()
+    kind: Literal["incident", "minor", "routine"] = "incident"
+    score: float = 0.0
+    reasons: tuple[Reason, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    techniques: tuple[str, ...] = ()
+    detectors: tuple[str, ...] = ()
+    related: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    parts: int = 0
 
 
-class Link(msgspec.Struct, frozen=True):
-    """One correlation key: the incident in which an entity was last seen, and when (first and last
-    event time, seconds)."""
+class Span(msgspec.Struct, frozen=True):
+    """A time (first and last event time, seconds) in which an entity led to an incident."""
 
     incident: str
     first: float
     last: float
 
 
+class Usual(msgspec.Struct):
+    """What was seen before of something that repeats: a rule on a host, a rule, an entity.
+
+    `hours` counts distinct hours (event time // 3600) before those in `recent`, which lists the
+    newest, in order; `peak` is the largest count of ten minutes before those in `buckets`, which
+    lists the newest as (time // 600, count); `hosts` are those first seen with it, as (name, time).
+    """
+
+    hours: int = 0
+    recent: list[int] = msgspec.field(default_factory=list)
+    peak: int = 0
+    buckets: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    hosts: list[tuple[str, float]] = msgspec.field(default_factory=list)
+
+
+class FoldState(msgspec.Struct):
+    """Near-identical findings of ten minutes: one rule at one level, one host, one subject (a
+    process, session, user or address). `state` is "routine" (expected here), "quiet" (too little to
+    draw others in) or "loud", `base` what it would be without a burst; `keys` are what links it to
+    others, each with the times of its findings; `rarity` and `expected` as in Fold, `burst` the
+    bits that a sudden number of them adds up to. `findings` and `entities` hold the first few."""
+
+    id: str
+    incident: str
+    detector: str
+    rule_id: str
+    title: str
+    level: Level
+    host: str
+    bucket: int
+    count: int
+    first: float
+    last: float
+    techniques: tuple[str, ...]
+    tactics: tuple[str, ...]
+    state: Literal["routine", "quiet", "loud"]
+    base: Literal["routine", "quiet", "loud"]
+    rarity: float
+    burst: float
+    expected: float
+    keys: dict[str, tuple[float, float]]
+    findings: list[str]
+    entities: list[Entity]
+
+
 class CorrelationChange(msgspec.Struct):
     """What joining a batch of findings changed: stored in the batch's transaction, or thrown away
-    with it. `links` maps an entity key to its link, or to None when it was evicted; `merged` maps
-    an incident's id to the one it went into; `notable` are ids worth telling a sink about."""
+    with it. `links` maps an entity key to its spans, or to None when it was evicted, `usuals` what
+    is usual; `merged` maps an incident's id to the one it went into; `joined` a finding to its
+    incident, `folded` to its fold; `moved` a fold of earlier batches to the incident it went to;
+    `notable` are ids worth telling a sink about."""
 
     incidents: dict[str, Incident]
-    links: dict[str, Link | None]
+    links: dict[str, tuple[Span, ...] | None]
     merged: dict[str, str]
     joined: dict[str, str]
     notable: set[str]
+    folds: dict[str, FoldState] = msgspec.field(default_factory=dict)
+    folded: dict[str, str] = msgspec.field(default_factory=dict)
+    moved: dict[str, str] = msgspec.field(default_factory=dict)
+    usuals: dict[str, Usual | None] = msgspec.field(default_factory=dict)
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -389,7 +484,7 @@ class Rejected(msgspec.Struct, frozen=True):
         return self.record.truncated or len(self.record.data)
 
 
-MessageKind = Literal["finding", "update", "incident", "heartbeat", "test"]
+MessageKind = Literal["finding", "update", "incident", "heartbeat", "audit", "test"]
 
 
 class Message(msgspec.Struct, frozen=True):

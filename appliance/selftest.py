@@ -30,6 +30,7 @@ from appliance.assembly import (
     open_experts,
     open_sentinel,
 )
+from appliance.audit import BEGINNING, Head
 from appliance.config import Config, FileSink, FilesSource, SyslogSink, SyslogSource
 from appliance.control import ask_daemon
 from appliance.correlate.incidents import Correlator
@@ -282,6 +283,26 @@ def _judge_schema(facts: StoreFacts) -> tuple[State, str]:
     if facts.schema < facts.known_schema:
         return "WARN", f"{held}; the next start brings it to schema {facts.known_schema}"
     return "ok", held
+
+
+def check_audit(scene: Scene) -> Iterator[Check]:
+    """Whether the audit log's chain is whole, and holds what the running daemon wrote last."""
+    path = scene.config.store_path
+    if not path.is_file():
+        return
+    with closing(Store(path, read_only=True)) as store:
+        chain = store.verify_audit()
+        told = (scene.status or {}).get("audit") or {}
+        seen = Head(int(told.get("number", 0)), str(told.get("hash", BEGINNING)))
+        missing = not store.audit_holds(seen)
+    words = f"{chain.entries} entries, head {chain.head.number} {chain.head.hash}"
+    faults = list(chain.faults)
+    if missing:
+        faults.append(f"entry {seen.number}, which the daemon wrote, is not there as it wrote it")
+    if faults:
+        yield Check("audit log", "FAIL", f"BROKEN{_name_some(faults)}; {words}")
+    else:
+        yield Check("audit log", "ok", f"its chain is whole: {words}")
 
 
 def check_clock(scene: Scene) -> Iterator[Check]:
@@ -694,9 +715,7 @@ def _fly(config: Config, store: Store, now: float) -> tuple[str, str]:
     line = Line(
         rules=index_rules(detectors),
         judge=judge,
-        correlator=Correlator(
-            correlation_limits(config), links={}, aliases={}, load=store.incident
-        ),
+        correlator=Correlator(correlation_limits(config)),
         known=store.known_findings,
         sinks=False,
     )
@@ -739,6 +758,7 @@ CHECKS: Final[dict[str, Callable[[Scene], Iterator[Check]]]] = {
     "models": check_models,
     "sentinel": check_sentinel,
     "store": check_store,
+    "audit log": check_audit,
     "clock": check_clock,
     "disk": check_disk,
     "rights": check_rights,

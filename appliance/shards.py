@@ -180,11 +180,15 @@ class LocalShard:
     def commit(self) -> None:
         """What was taken is stored."""
         self.dropped = self._dropping
+        if self._reader.archive is not None:
+            self._reader.archive.commit()
         for source in self.sources:
             source.commit()
 
     def rewind(self) -> None:
         """What was taken comes again."""
+        if self._reader.archive is not None:
+            self._reader.archive.rewind()
         for source in self.sources:
             source.rewind()
 
@@ -198,15 +202,18 @@ class LocalShard:
         return {
             "sources": {source.name: source.describe() for source in self.sources},
             "rule_errors": list_rule_errors(self._reader),
+            "archive_error": self._reader.archive.error if self._reader.archive is not None else "",
         }
 
     def begin_close(self) -> None:
         """Nothing: sources close one after another."""
 
     def close(self) -> None:
-        """Close the sources."""
+        """Close the sources, and the archive's segment."""
         for source in self.sources:
             source.close()
+        if self._reader.archive is not None:
+            self._reader.archive.close()
 
     def _poll(self) -> list[SourceBatch]:
         """What the sources have, within one batch's bytes for all of them; the next turn begins
@@ -222,7 +229,7 @@ class LocalShard:
 
 
 def _no_facts() -> dict[str, Any]:
-    return {"sources": {}, "rule_errors": {}}
+    return {"sources": {}, "rule_errors": {}, "archive_error": ""}
 
 
 def list_rule_errors(reader: Reader) -> dict[str, dict[str, Any]]:
@@ -384,6 +391,7 @@ class RemoteShard:
             checkpoints=[point for name in self._names for point in self._checkpoints(name)],
             own=self._own,
             sentinel=self._find_quiet is not None,
+            number=self._number,
         )
         self._work = queue.SimpleQueue()
         self._taken = False
@@ -461,7 +469,11 @@ class RemoteShard:
                 self._wake()
             elif isinstance(message, Facts):
                 self._error = ""
-                self._facts = {"sources": message.sources, "rule_errors": message.rule_errors}
+                self._facts = {
+                    "sources": message.sources,
+                    "rule_errors": message.rule_errors,
+                    "archive_error": message.archive_error,
+                }
             elif isinstance(message, Failed):
                 self._error = message.reason
         self._ended.set()

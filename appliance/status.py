@@ -6,10 +6,13 @@ when that is nothing.
 
 from typing import Any
 
+from appliance.archive.upkeep import sum_up
+from appliance.audit import Head
 from appliance.config import Config
 from appliance.errors import StoreError
 from appliance.inventory.ledger import MAX_ROWS
 from appliance.store import Store
+from appliance.suppression import describe_suppression
 
 #: Why rows of a table went: over its cap in rows, too old, over the database's cap in bytes.
 _WHY_GONE = ("over_cap", "expired", "over_bytes")
@@ -80,10 +83,32 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
             **{name: int(count) for name, count in counts.get("indicators", {}).items()},
         },
         "inventory": inventory,
+        "suppressions": _list_suppressions(store, counts),
+        "audit": live.get("audit") or _read_head(store),
+        "archive": {
+            **live.get("archive", {}),
+            **sum_up(store.segments(), counts.get("archive", {})),
+        },
         "queues": {**live.get("queues", {}), **tables},
         "sinks": [{**row, **facts.get(row["name"], {})} for row in store.sinks()],
         "last_findings": store.finding_bodies(limit=5),
     }
+
+
+def _list_suppressions(store: Store, counts: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Suppressions that hold for what comes in: the newest receipt is the clock that counts."""
+    newest = max((values.get("last_received", 0.0) for values in counts.values()), default=0.0)
+    return [
+        describe_suppression(row, store.count_suppressed(row.because))
+        for row in store.suppressions()
+        if row.holds(newest)
+    ]
+
+
+def _read_head(store: Store) -> dict[str, Any]:
+    """The audit log's newest entry, as it is remembered beside it."""
+    head = store.audit_head() or Head()
+    return {"number": head.number, "hash": head.hash}
 
 
 def _sum_up_rules(counts: dict[str, dict[str, float]]) -> dict[str, int]:

@@ -47,6 +47,12 @@ def show_time(seconds: float | None) -> str:
         return "-"
 
 
+def show_range(first: float, last: float) -> str:
+    """Two epoch times as one range, the date of the second left out when it is the same."""
+    begin, end = show_time(first), show_time(last)
+    return f"{begin} - {end[11:] if begin[:10] == end[:10] else end}"
+
+
 def show_iso(text: str | None) -> str:
     """An ISO 8601 time of a body, to the second."""
     return clean(text)[:19].replace("T", " ")

@@ -17,8 +17,10 @@ from typing import IO, Final
 import msgspec
 
 from appliance.alarm import Alarm
+from appliance.archiving import open_writer
 from appliance.assembly import (
     build_detectors,
+    build_mappings,
     build_reader,
     load_configured_rules,
     open_cache,
@@ -58,7 +60,7 @@ class _Worker:
         config = parse_config(begin.config, "the daemon's configuration", checked=True)
         cache = open_cache(config)
         rules = load_configured_rules(config, cache=cache)
-        detectors = build_detectors(rules, cache, open_indicators(config))
+        detectors = build_detectors(rules, cache, open_indicators(config), build_mappings(config))
         prepare_detectors(detectors, config, read_ledger(config), begin.names)
         settle_memory()
         mine = [spec for spec in config.sources if spec.name in begin.names]
@@ -72,6 +74,7 @@ class _Worker:
         )
         self._quiet = QuietTexts(min(config.sentinel.cache, MOST_QUIET)) if begin.sentinel else None
         reader = build_reader(config, detectors, rules, quiet=self._quiet)
+        reader.archive = open_writer(config, begin.number, time.time)
         self._shard = LocalShard(sources, reader, config.limits)
         self._outward = outward
         self._inward = inward
@@ -114,7 +117,9 @@ class _Worker:
         if now - self._told >= FACTS_SECONDS:
             self._told = now
             facts = self._shard.describe()
-            write_frame(self._outward, Facts(facts["sources"], facts["rule_errors"]))
+            write_frame(
+                self._outward, Facts(facts["sources"], facts["rule_errors"], facts["archive_error"])
+            )
 
     def _listen(self) -> None:
         decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

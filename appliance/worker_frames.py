@@ -24,13 +24,14 @@ T = TypeVar("T")
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """To the worker, first: the whole configuration, the sources that are its own, how far each
     has been read, which of the journal's entries are the daemon's, and whether there is a sentinel
-    that wants candidates."""
+    that wants candidates. `number` is the worker's, from 1."""
 
     config: str
     names: tuple[str, ...]
     checkpoints: list[Checkpoint]
     own: Own
     sentinel: bool = False
+    number: int = 1
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
@@ -67,10 +68,12 @@ class Did(msgspec.Struct, frozen=True, tag="did"):
 
 
 class Facts(msgspec.Struct, frozen=True, tag="facts"):
-    """From the worker, twice a second: how its sources and rules are."""
+    """From the worker, twice a second: how its sources and rules are, and why the archive can't be
+    written, where it can't."""
 
     sources: dict[str, Any]
     rule_errors: dict[str, Any]
+    archive_error: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

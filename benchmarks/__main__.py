@@ -13,11 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from appliance.errors import ApplianceError
 from benchmarks import (
+    captures,
+    correlation_speed,
     endurance,
     indicator_speed,
     knowledge_speed,
     latency,
     listener,
+    next_steps,
     scan_speed,
     sigma_speed,
     start_up,
@@ -46,6 +49,9 @@ PARTS: Final[dict[str, Part]] = {
         workers,
         endurance,
         listener,
+        captures,
+        correlation_speed,
+        next_steps,
     )
 }
 

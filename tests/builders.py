@@ -15,11 +15,11 @@ from appliance.schema import (
     Finding,
     Incident,
     Level,
-    Link,
     LogSource,
     RawRecord,
     Rejected,
     RuleInfo,
+    Span,
     Verdict,
     View,
     digest,
@@ -64,15 +64,17 @@ def make_event(
     source: str = "logs",
     received: float = T0,
 ) -> Event:
+    """An event on the first host that `entities` name, else on "web"."""
     record = make_record(number, b"%d" % number, source=source, received=received)
     logsource = LogSource(product="windows")
+    named = make_entities(entities)
     return Event(
         id=event_id(record),
         time=time,
         received=received,
-        host="web",
+        host=next((one.value for one in named if one.kind == "host"), "web"),
         views=(View(logsource, {"Image": "a.exe"}),),
-        entities=make_entities(entities),
+        entities=named,
         record=record,
         format="json",
     )
@@ -107,11 +109,12 @@ def make_finding(
     level: Level = "high",
     title: str = "Title",
     tactics: Sequence[str] = (),
+    rule: str = "r1",
 ) -> Finding:
     """A finding of its own event; the same number is the same finding."""
     event = make_event(number, time, entities)
-    found = make_detection(event, level=level, title=title, tactics=tactics)
-    return Finding(finding_id("sigma", "r1", event.id), found, ())
+    found = make_detection(event, rule=rule, level=level, title=title, tactics=tactics)
+    return Finding(finding_id("sigma", rule, event.id), found, ())
 
 
 def make_rule(name: str = "r1") -> RuleInfo:
@@ -172,7 +175,7 @@ def make_rejected(number: int = 1, data: bytes = b"bad", reason: str = "no JSON"
 def make_change(
     incidents: Iterable[Incident] = (),
     *,
-    links: dict[str, Link | None] | None = None,
+    links: dict[str, tuple[Span, ...] | None] | None = None,
     merged: dict[str, str] | None = None,
     joined: dict[str, str] | None = None,
 ) -> CorrelationChange:

@@ -262,11 +262,10 @@ def test_findings_of_older_versions(site: Site, capsys: pytest.CaptureFixture[st
 
 def test_what_is_no_finding(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.log.write_text(LINE.format(n=1, host="web"))
-    (found,) = site.run(1)
+    assert len(site.run(1)) == 1
     for key, reason in (
         ("ffff0000ffff", "no finding or incident"),
         ("zz", "no finding or incident"),
-        (found["incident"], "is an incident"),
     ):
         assert main(["explain", key, "--config", str(site.config)]) == 1
         assert reason in capsys.readouterr().err

@@ -169,14 +169,14 @@ def test_looking_at_findings_and_incidents(box: Box, capsys: pytest.CaptureFixtu
         [],
         bodies,
     )
-    incidents = json.loads(command(capsys, "incidents", *state, "--json")[1])
+    incidents = json.loads(command(capsys, "incidents", *state, "--all", "--json")[1])
     assert [(i["count"], i["level"]) for i in incidents] == [(2, "high")]
     code, said, _ = command(capsys, "show", bodies[0]["id"][:10], *state)
     assert code == 0
     assert TITLE in said
     code, said, _ = command(capsys, "show", incidents[0]["id"], *state, "--json")
     story = json.loads(said)
-    assert [body["id"] for body in story["story"]] == [body["id"] for body in bodies]
+    assert [body["id"] for body in story["findings"]] == [body["id"] for body in bodies]
     assert command(capsys, "show", "0123456789ab", *state)[0] == 1
     assert command(capsys, "show", "not-an-id", *state)[0] == 1
     assert command(capsys, "findings", *state, "--since", "yesterday")[0] == 2

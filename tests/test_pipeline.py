@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import appliance.pipeline
-from appliance.correlate.incidents import CorrelationLimits, Correlator
+from appliance.correlate.incidents import CorrelationLimits, Correlator, Stored
 from appliance.judge.bench import Answer
 from appliance.normalise import normalise
 from appliance.pipeline import UPDATE_FINDINGS, Detector, Line, Reader, apply_answers, process
@@ -75,10 +75,14 @@ def make_line(store: Store, *pending: str, sinks: bool = True) -> Line:
         judge=FirstWord(*pending),
         correlator=Correlator(
             CorrelationLimits(),
-            links=store.links(),
-            aliases=store.aliases(),
-            load=store.incident,
-            next_number=store.next_incident_number(),
+            Stored(
+                links=store.links(),
+                usuals=store.usuals(),
+                aliases=store.aliases(),
+                load=store.incident,
+                load_fold=store.fold,
+                next_number=store.next_incident_number(),
+            ),
         ),
         known=store.known_findings,
         sinks=sinks,
@@ -90,7 +94,7 @@ def put(store: Store, line: Line, *batches: SourceBatch) -> Batch:
     """Through the line and into the store, as the daemon does."""
     batch = process(batches, make_reader(), line)
     store.write_batch(batch)
-    line.correlator.commit()
+    line.commit()
     return batch
 
 
@@ -259,7 +263,7 @@ def test_identical_input_gives_identical_output(tmp_path: Path) -> None:
         given = copy.deepcopy(batches)
         outputs.append(process(batches, make_reader(), line))
         assert batches == given
-        line.correlator.rollback()
+        line.rollback()
         outputs.append(process(batches, make_reader(), line))
         store.close()
     encoded = {msgspec.json.encode(plain(batch)) for batch in outputs}

@@ -232,7 +232,7 @@ def test_an_alert_becomes_a_finding_of_a_rule_that_is_not_loaded() -> None:
     line = Line(
         rules={},
         judge=TagsOnly(expert, "no model"),
-        correlator=Correlator(CorrelationLimits(), links={}, aliases={}, load=lambda _: None),
+        correlator=Correlator(CorrelationLimits()),
         known=lambda ids: set(),
     )
     reader = Reader(detectors={"sensors": SensorDetector()}, zones={"sensor": UTC})

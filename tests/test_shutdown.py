@@ -170,9 +170,9 @@ from pathlib import Path
 import appliance.daemon as daemon
 from appliance.config import load_config
 bind, load, loads = daemon.ControlServer, daemon.load_config, []
-def signalled(*words):
+def signalled(*words, **more):
     os.kill(os.getpid(), getattr(signal, sys.argv[2]))
-    return bind(*words)
+    return bind(*words, **more)
 def loading(path):
     loads.append(path)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -13,7 +13,7 @@ import pytest
 
 from appliance.cli import main
 from appliance.config import Config, load_config
-from appliance.correlate.incidents import CorrelationLimits, Correlator
+from appliance.correlate.incidents import CorrelationLimits, Correlator, Stored
 from appliance.detect.sigma.overrides import NO_OVERRIDES, Overrides, read_overrides
 from appliance.errors import ConfigError
 from appliance.explain import explain_finding
@@ -232,7 +232,7 @@ def put(store: Store, line: Line, *fire: str) -> Batch:
     batch = SourceBatch(records(*(SYSMON % rule for rule in fire)), [], [])
     out = join_work([read_records([batch], make_reader())], line)
     store.write_batch(out)
-    line.correlator.commit()
+    line.commit()
     return out
 
 
@@ -275,9 +275,8 @@ def test_a_suppressed_finding_joins_nothing_after_a_restart(tmp_path: Path, stor
         line = make_line(store)
         line.overrides = read_overrides(write(tmp_path, LINE_FILE))
         put(store, line, "r1", "r2")
-        again = Correlator(
-            CorrelationLimits(), links=store.links(), aliases={}, load=store.incident
-        )
+        again = Correlator(CorrelationLimits(), Stored(links=store.links(), load=store.incident))
+        assert line.correlator is not None
         assert again.keys == line.correlator.keys
     assert [incident.count for incident in store.incidents()] == [1]
     assert store.counts()["rule:r1"]["suppressed"] == 1

@@ -1,12 +1,13 @@
-"""`explain`: every step behind one finding."""
+"""`explain`: every step behind one finding, or behind an incident."""
 
 import argparse
 from contextlib import closing
 from typing import Any
 
+from appliance.commands.incidents import explain_one
 from appliance.commands.look import find_one
 from appliance.commands.settings import open_store, read_config
-from appliance.errors import ApplianceError, Exit
+from appliance.errors import Exit
 from appliance.explain import explain_finding
 from appliance.view import View, clean, show_iso
 
@@ -16,12 +17,13 @@ NOT_KEPT = "not kept"
 
 
 def explain(args: argparse.Namespace) -> Exit:
-    """`appliance explain ID`: exit 1 when there is no such finding, or several that start so."""
+    """`appliance explain ID`: exit 1 when there is no such id, or several that start so."""
     config = read_config(args)
     with closing(open_store(config)) as store:
         kind, key = find_one(store, args.id)
         if kind != "finding":
-            raise ApplianceError(f"{key} is an incident; explain one of its findings")
+            explain_one(args, config, store, key)
+            return Exit.DONE
         facts = explain_finding(store, key, config)
     view = View()
     if args.json:

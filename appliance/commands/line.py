@@ -25,7 +25,7 @@ from appliance.report.scan_files import FORMATS, replace_file
 from appliance.scan import Scan, run_scan
 from appliance.schema import LEVELS, RECORD_FORMATS
 from appliance.service import set_up_logging
-from appliance.view import View, clean, show_time
+from appliance.view import View, clean, show_range
 
 
 def run(args: argparse.Namespace) -> Exit:
@@ -137,7 +137,13 @@ def _scan_with_progress(args: argparse.Namespace, config: Config) -> Scan:
         def show(name: str, files: int, total: int, records: int) -> None:
             bar.update(task, completed=files, total=total, records=records)
 
-        return run_scan(args.paths, config, input_format=args.input_format, on_progress=show)
+        return run_scan(
+            args.paths,
+            config,
+            input_format=args.input_format,
+            on_progress=show,
+            state=Path(args.state) if args.state else None,
+        )
 
 
 def _print_summary(args: argparse.Namespace, done: Scan) -> None:
@@ -195,9 +201,3 @@ def _print_incidents(done: Scan) -> None:
     ]
     view.table(["level", "findings", "first - last (UTC)", "hosts", "worst finding"], rows,
                title="incidents, the worst first")  # fmt: skip
-
-
-def show_range(first: float, last: float) -> str:
-    """Two epoch times as one range, the date of the second left out when it is the same."""
-    begin, end = show_time(first), show_time(last)
-    return f"{begin} - {end[11:] if begin[:10] == end[:10] else end}"

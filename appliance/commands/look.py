@@ -1,4 +1,4 @@
-"""`status`, `findings`, `incidents`, `show`, `rejected`: looking at what is stored."""
+"""`status`, `findings`, `show` of a finding, `rejected`: looking at what is stored."""
 
 import argparse
 import base64
@@ -9,9 +9,7 @@ from typing import Any
 
 from appliance.commands.settings import open_store, parse_level, parse_since, read_config
 from appliance.control import ask_daemon
-from appliance.emit.render import render_incident
 from appliance.errors import ApplianceError, Exit, StoreError
-from appliance.schema import Incident
 from appliance.status import read_stopped_status
 from appliance.store import Store
 from appliance.view import View, clean, show_iso, show_time
@@ -95,11 +93,13 @@ def _print_status(view: View, facts: Body) -> None:
             f"{rules['fired']} have fired"
         )
     _print_overrides(view, facts)
+    _print_suppressions(view, facts)
     fired = ", ".join(f"{name} fired {count}" for name, count in facts["detectors"].items())
     view.line(f"detectors: {fired or 'none has fired'}")
     _print_models(view, facts)
     _print_sentinel(view, facts["sentinel"])
     _print_indicators(view, facts.get("indicators", {}))
+    _print_archive(view, facts.get("archive", {}))
     view.table(
         ["sink", "target", "delivered", "waiting", "refused", "lost", "state"],
         [
@@ -168,6 +168,20 @@ def _print_overrides(view: View, facts: Body) -> None:
         )
     elif held:
         view.line(f"overrides: {held} findings suppressed (`findings --suppressed`)", "yellow")
+
+
+def _print_suppressions(view: View, facts: Body) -> None:
+    """What is suppressed by command now; and how far the audit log goes."""
+    for row in facts.get("suppressions", ()):
+        scope = ",".join(f"{name}={value}" for name, value in row["scope"].items())
+        view.line(
+            f"suppression {row['number']}: {clean(scope)} until {show_time(row['until'])} UTC, "
+            f"{row['findings']} findings: {clean(row['because'])}",
+            "yellow",
+        )
+    head = facts.get("audit")
+    if head:
+        view.line(f"audit log: {head['number']} entries, head {head['hash'][:16]}")
 
 
 def _print_rules(view: View, rows: list[Body]) -> None:
@@ -246,6 +260,26 @@ def _print_sentinel(view: View, facts: Body) -> None:
             view.line(f"sentinel: {facts[name]} events {what}", "yellow")
 
 
+def _print_archive(view: View, facts: Body) -> None:
+    """Where the events' records are kept, and what of them is not."""
+    if not facts.get("enabled", True):
+        view.line("archive: switched off")
+    if not facts.get("files") and not facts.get("waiting") and not facts.get("lost"):
+        return
+    view.line(
+        f"archive: {facts['events']:,} events in {facts['bytes'] / 1e6:,.1f} MB, "
+        f"{show_time(facts['oldest'])} to {show_time(facts['newest'])}; "
+        f"{facts['files']} files, {facts['waiting']} segments not converted yet"
+    )
+    if facts["lost"]:
+        view.line(f"archive: {facts['lost']:,} events could not be archived", "bold red")
+    if facts["missing_events"]:
+        view.line(f"archive: {facts['missing_events']:,} events' files are gone", "bold red")
+    gone = facts["expired_events"] + facts["over_bytes_events"]
+    if gone:
+        view.line(f"archive: {gone:,} events were let go, for age or size")
+
+
 def _print_indicators(view: View, facts: Body) -> None:
     """What is looked for, and what could not be."""
     files = facts.get("files", [])
@@ -308,32 +342,6 @@ def _print_findings(view: View, bodies: list[Body], title: str = "") -> None:
     )
 
 
-def incidents(args: argparse.Namespace) -> Exit:
-    """`appliance incidents`."""
-    selection = read_selection(args)
-    with closing(open_store(read_config(args))) as store:
-        rows = store.incidents(**selection)
-    view = View()
-    if args.json:
-        view.json([render_incident(row) for row in rows])
-        return Exit.DONE
-    view.table(
-        ["id", "level", "findings", "last seen (UTC)", "hosts", "worst finding"],
-        [
-            [
-                row.id[:12],
-                row.level,
-                row.count,
-                show_time(row.last_seen),
-                " ".join(e.value for e in row.entities if e.kind == "host"),
-                row.title,
-            ]
-            for row in rows
-        ],
-    )
-    return Exit.DONE
-
-
 def find_one(store: Store, text: str) -> tuple[str, str]:
     """("finding" or "incident", its full id) for an id or the beginning of one. Raises
     ApplianceError when there is none, or several."""
@@ -346,18 +354,8 @@ def find_one(store: Store, text: str) -> tuple[str, str]:
     return matches[0]
 
 
-def show(args: argparse.Namespace) -> Exit:
-    """`appliance show ID`: exit 1 when there is no such id, or several that start so."""
-    with closing(open_store(read_config(args))) as store:
-        kind, key = find_one(store, args.id)
-        if kind == "finding":
-            _show_finding(args, store.findings_by_ids([key])[key])
-        else:
-            _show_incident(args, store, key)
-    return Exit.DONE
-
-
-def _show_finding(args: argparse.Namespace, body: Body) -> None:
+def show_finding(args: argparse.Namespace, body: Body) -> None:
+    """`appliance show ID` of a finding."""
     view = View()
     if args.json:
         view.json(body)
@@ -394,32 +392,6 @@ def _show_finding(args: argparse.Namespace, body: Body) -> None:
     view.line("  entities")
     for entity in body["entities"]:
         view.line(f"    {entity['kind']:<8} {clean(entity['value'])}")
-
-
-def _show_incident(args: argparse.Namespace, store: Store, key: str) -> None:
-    incident: Incident | None = store.incident(key)
-    if incident is None:
-        raise ApplianceError(f"incident {key} is no longer kept")
-    bodies = store.finding_bodies(since=float("-inf"), incident=key, limit=args.limit)
-    view = View()
-    if args.json:
-        view.json({**render_incident(incident), "story": bodies})
-        return
-    view.line(f"incident {incident.id}", "bold")
-    hosts = " ".join(e.value for e in incident.entities if e.kind == "host")
-    for name, value in (
-        ("level", incident.level),
-        ("status", incident.status),
-        ("findings", incident.count),
-        ("from", f"{show_time(incident.first_seen)} UTC"),
-        ("to", f"{show_time(incident.last_seen)} UTC"),
-        ("hosts", hosts),
-        ("tactics", ", ".join(incident.tactics)),
-        ("aliases", " ".join(incident.aliases)),
-    ):
-        view.line(f"  {name:<9} {clean(value)}")
-    _print_findings(view, bodies, title="what happened, in order")
-    view.table(["kind", "entity"], [[e.kind, e.value] for e in incident.entities], title="entities")
 
 
 def rejected(args: argparse.Namespace) -> Exit:

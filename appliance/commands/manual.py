@@ -37,6 +37,9 @@ ENVIRONMENT: Final[dict[str, str]] = {
     ),
     "NOTIFY_SOCKET": "Where run tells the service manager that it is ready, set by systemd.",
     "WATCHDOG_USEC": "How often run must tell the service manager that it lives, set by systemd.",
+    "SUDO_USER": (
+        "Who became root to work an incident, set by sudo; the audit log notes it as a claim."
+    ),
     "JOURNAL_STREAM": "Says that standard error is the journal, set by systemd.",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError, ConfigError, UsageError
+from appliance.kept import apply_kept
 from appliance.places import CONFIG
 from appliance.schema import LEVELS
 from appliance.store import Store
@@ -30,6 +31,7 @@ def read_config(args: argparse.Namespace) -> Config:
         raise ConfigError([f"{CONFIG}: no such file; name one with --config"])
     if getattr(args, "state", None):
         config = replace(config, state_dir=args.state, control_socket="")
+        config = apply_kept(config, Path(args.state))
     return config
 
 

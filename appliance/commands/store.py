@@ -12,8 +12,10 @@ import msgspec
 
 from appliance.commands.settings import read_config
 from appliance.config import Config
+from appliance.control import name_user
 from appliance.errors import ApplianceError, Exit, StoreError
 from appliance.store import (
+    Restorer,
     StoreFacts,
     backup_store,
     inspect_store,
@@ -123,7 +125,7 @@ def show_bytes(size: float) -> str:
 
 
 @contextmanager
-def _holding_state(config: Config) -> Iterator[None]:
+def holding_state(config: Config) -> Iterator[None]:
     """The state directory, held as the daemon holds it. Raises ApplianceError while one runs."""
     from appliance.daemon import lock_state  # noqa: PLC0415 - loads the whole line
 
@@ -149,7 +151,7 @@ def vacuum(args: argparse.Namespace) -> Exit:
     """`appliance store vacuum`: exit 1 while the daemon runs."""
     config = read_config(args)
     path = _need_store(config)
-    with _holding_state(config):
+    with holding_state(config):
         before, after = vacuum_store(path)
     view = View()
     if args.json:
@@ -183,9 +185,10 @@ def restore(args: argparse.Namespace) -> Exit:
         raise StoreError(f"{source}: no such file")
     if _is_same(source, path):
         raise ApplianceError(f"{source}: is the store itself")
-    with _holding_state(config):
+    with holding_state(config):
         kept = _name_kept(path, time.time())
-        facts = restore_store(source, path, kept)
+        restorer = Restorer(name_user(os.getuid()), time.time())
+        facts = restore_store(source, path, kept, restorer)
         give_to_owner(path, path.parent)
     aside = str(kept) if kept.exists() else None
     _report(args, facts, {"restored": str(source), "kept": aside}, "restored and checked")

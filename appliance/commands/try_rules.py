@@ -145,7 +145,8 @@ def _read_events(paths: list[str], config: Config, form: str) -> Iterator[Sighti
         listing = list_files(paths, Path(spool))
         yield from (None for _ in listing.refused)
         for logical, path in listing.files:
-            name = StreamName("rules test", logical, logical, str(path), form)
+            columns = form in config.headed_formats
+            name = StreamName("rules test", logical, logical, str(path), form, columns)
             for batch in read_file(name, config, []):
                 yield from (None for _ in batch.rejected)
                 for record in batch.records:

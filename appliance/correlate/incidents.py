@@ -1,79 +1,152 @@
-"""Behind judge on the line: joins findings into incidents by the entities they share.
+"""Behind judge on the line: joins findings into incidents.
 
-A finding joins the incident in which one of its entities was seen no longer than the window before
-or after, in event time. When it shares entities with several incidents, they become one: the one
-opened first keeps its id, the others' ids stay as aliases. An incident's id is derived from the
-finding that opened it, so the same input gives the same ids.
+A finding falls into a **fold**: near-identical findings of ten minutes (one rule, host and actor).
+What is usual here (`usual`) says whether a fold is *routine* (it goes to the one place for that),
+*quiet* (links only by what says "the same actor") or *loud*. Folds that share a key (`keys`) within
+its window are one incident, and so are those that these share others with: an incident is a
+connected component. A key's times are kept as spans, a fold's as a hull, and both only ever grow:
+so the same findings in another order, as far as `usual.LAG` lets them be late, give the same
+incidents. Where a cap is met (span, parts) the order decides.
 
-State is a plain key-value map; a batch's changes are kept apart until they are stored (`commit`) or
-thrown away (`rollback`).
+When a finding brings incidents together, they become one: the one opened first keeps its id, the
+others' ids stay as aliases. An incident's id is derived from the finding that opened it. A closed
+incident takes no more: what would have joined it opens another, which names it as related.
+
+All state lies in `Layered` maps: a batch's changes are kept apart until they are stored (`commit`)
+or thrown away (`rollback`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, islice
-from typing import TypeVar
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
+from appliance.correlate.gathering import Gathering
+from appliance.correlate.keys import (
+    COMMON_HOSTS,
+    MOMENT_WINDOW,
+    RULE_WINDOW,
+    WINDOWS,
+    find_subject,
+    linking_keys,
+)
+from appliance.correlate.layered import Layered
+from appliance.correlate.priority import RARE_BITS
+from appliance.correlate.usual import (
+    BUCKET,
+    Surprise,
+    count_hosts,
+    count_hours,
+    is_host_noted,
+    is_noted,
+    measure_surprise,
+    note_count,
+    note_host,
+    note_time,
+)
 from appliance.schema import (
     LEVELS,
     CorrelationChange,
     Entity,
     EntityKind,
     Finding,
+    FoldState,
     Incident,
-    Link,
+    Level,
+    Span,
+    Usual,
     digest,
 )
 
-T = TypeVar("T")
+#: Bits up to which, and hours from which on, a rule's firing is routine; never above medium level.
+ROUTINE_BITS: Final = 2.5
+ROUTINE_HOURS: Final = 3
+#: Bits from which on the same rule on another host, or anything else at the same moment, links; and
+#: the share of hours with such things above which the moment says nothing.
+STRONG_BITS: Final = 4.0
+BUSY_SHARE: Final = 0.5
+#: Finding ids and entities that a fold keeps, spans that a key keeps.
+FOLD_FINDINGS: Final = 8
+FOLD_ENTITIES: Final = 24
+KEY_SPANS: Final = 4
+#: Folds and incidents held in memory beside those of the batch; more are read from the store.
+HELD_FOLDS: Final = 20_000
+HELD_INCIDENTS: Final = 2_000
 
-#: Kinds whose sharing means something. A file name or a service is shared by every healthy host.
-LINKING_KINDS: frozenset[EntityKind] = frozenset(
-    {"host", "user", "process", "hash", "address", "session", "domain"}
-)
-
-#: Accounts that exist on every machine: two hosts that share them share nothing.
-EVERYWHERE_USERS = frozenset(
-    {
-        "system",
-        "root",
-        "administrator",
-        "local service",
-        "network service",
-        "anonymous logon",
-        "nt authority\\system",
-        "nt authority\\local service",
-        "nt authority\\network service",
-        "nt authority\\anonymous logon",
-    }
-)
-
-#: Finding ids and entities that an incident itself names; the store knows all findings by incident.
-NAMED_FINDINGS = 64
-NAMED_ENTITIES = 64
+#: Kinds whose sharing says "the same actor", however quiet a finding is.
+_ACTOR_KINDS: Final[frozenset[EntityKind]] = frozenset({"process", "session", "hash"})
+FoldStateName = Literal["routine", "quiet", "loud"]
+_STATES: Final[tuple[FoldStateName, ...]] = ("routine", "quiet", "loud")
+_WINDOWS: Final[dict[str, float | None]] = {"rule": RULE_WINDOW, "moment": MOMENT_WINDOW}
+_WINDOWS.update(WINDOWS.items())
+#: Detector, rule, host, ten minutes.
+_Kin = tuple[str, str, str, int]
+_MOMENT: Final = "moment:"
+_SITE: Final = "site"
+_STRONG: Final = "strong"
 
 
 class CorrelationLimits(msgspec.Struct, frozen=True):
-    """`window` and `span` in seconds of event time; `links` and `findings` are counts. No incident
-    spans more than `span` or holds more than `findings`, by merging either."""
+    """`window` (of keys without one of their own) and `span` in seconds of event time; `links`,
+    `usuals` and `parts` are counts. No incident spans more than `span` or holds more than `parts`
+    folds, by merging either. `assets` are (pattern of host names, weight 0..3)."""
 
     window: float = 1800.0
     span: float = 86400.0
     links: int = 200_000
-    findings: int = 5_000
+    usuals: int = 200_000
+    parts: int = 5_000
+    assets: tuple[tuple[str, float], ...] = ()
 
 
-def linking_keys(entities: Iterable[Entity]) -> list[str]:
-    """The correlation keys of a finding's entities, in their order, each once."""
-    keys: dict[str, None] = {}
-    for entity in entities:
-        if entity.kind not in LINKING_KINDS or not entity.value:
-            continue
-        if entity.kind == "user" and entity.value in EVERYWHERE_USERS:
-            continue
-        keys[f"{entity.kind}:{entity.value}"] = None
-    return list(keys)
+class Sign(msgspec.Struct, frozen=True):
+    """What correlation needs to know of a finding. `time` is the event's, in seconds."""
+
+    id: str
+    time: float
+    host: str
+    detector: str
+    rule_id: str
+    title: str
+    level: Level
+    techniques: tuple[str, ...]
+    tactics: tuple[str, ...]
+    entities: tuple[Entity, ...]
+
+
+def read_sign(finding: Finding) -> Sign:
+    """The finding as correlation sees it."""
+    detection = finding.detection
+    event = detection.event
+    return Sign(
+        id=finding.id,
+        time=event.time,
+        host=event.host,
+        detector=detection.detector,
+        rule_id=detection.rule_id,
+        title=detection.title,
+        level=detection.level,
+        techniques=detection.techniques,
+        tactics=detection.tactics,
+        entities=event.entities,
+    )
+
+
+def read_stored_sign(body: Mapping[str, Any], time: float) -> Sign:
+    """The same of a stored finding's body and its time."""
+    return Sign(
+        id=body["id"],
+        time=time,
+        host=body["host"],
+        detector=body["detector"],
+        rule_id=body["rule_id"],
+        title=body["title"],
+        level=body["level"],
+        techniques=tuple(body["techniques"]),
+        tactics=tuple(body["tactics"]),
+        entities=tuple(Entity(row["kind"], row["value"]) for row in body["entities"]),
+    )
 
 
 def incident_id(finding: str) -> str:
@@ -81,242 +154,509 @@ def incident_id(finding: str) -> str:
     return digest("incident", finding)
 
 
+#: Id of the one place for what is expected.
+ROUTINE_ID: Final = digest("incident", "routine")
+
+
+def no_change() -> CorrelationChange:
+    """The change where nothing was joined."""
+    return CorrelationChange({}, {}, {}, {}, set())
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """Where the store left correlation: spans by key and what is usual, oldest first; ids of merged
+    incidents with what each went into; the folds of the last hours; how to load an incident or a
+    fold by its id; the number that the next incident gets."""
+
+    links: Mapping[str, tuple[Span, ...]] = {}
+    usuals: Mapping[str, Usual] = {}
+    aliases: Mapping[str, str] = {}
+    folds: Mapping[str, FoldState] = {}
+    load: Callable[[str], Incident | None] = lambda _: None
+    load_fold: Callable[[str], FoldState | None] = lambda _: None
+    next_number: int = 1
+
+
 class Correlator:
-    """Joins findings, one after another.
+    """Joins findings, one after another."""
 
-    `links` is the stored state, oldest first; `load` gives a stored incident by id (or None when
-    it is gone); `next_number` is the number the next incident gets.
-    """
-
-    def __init__(
-        self,
-        limits: CorrelationLimits,
-        *,
-        links: Mapping[str, Link],
-        aliases: Mapping[str, str],
-        load: Callable[[str], Incident | None],
-        next_number: int = 1,
-    ) -> None:
+    def __init__(self, limits: CorrelationLimits, stored: Stored | None = None) -> None:
+        stored = stored or Stored()
         self._limits = limits
-        self._links = dict(links)
-        self._aliases = dict(aliases)
-        self._load = load
-        self._number = next_number
-        self._next_number = next_number
-        self._change = _empty_change()
-        self._evicted = 0
-        self._now_evicted = 0
+        self._spans: Layered[tuple[Span, ...]] = Layered(stored.links, copy=lambda spans: spans)
+        self._usuals: Layered[Usual] = Layered(stored.usuals, copy=_copy_usual)
+        self._folds: Layered[FoldState] = Layered(
+            stored.folds, copy=_copy_fold, load=stored.load_fold
+        )
+        self._gatherings: Layered[Gathering] = Layered(
+            {}, copy=Gathering.copy, load=lambda key: _resume(stored.load(key))
+        )
+        #: Folds by rule, host and ten minutes: a burst makes all of them loud.
+        self._kin: dict[_Kin, dict[str, None]] = {}
+        for fold in stored.folds.values():
+            self._kin.setdefault(_name_kin(fold), {})[fold.id] = None
+        self._aliases = dict(stored.aliases)
+        self._merged: dict[str, str] = {}
+        self._folded: dict[str, str] = {}
+        self._moved: dict[str, None] = {}
+        self._born: list[tuple[_Kin, str]] = []
+        self._number = self._next_number = stored.next_number
+        self._evicted = self._now_evicted = 0
 
     @property
     def evicted(self) -> int:
-        """Links forgotten for the cap since the start, as far as committed."""
+        """Keys forgotten for the cap since the start, as far as committed."""
         return self._evicted
 
     @property
     def keys(self) -> int:
         """Correlation keys held now."""
-        return len(self._links)
+        return len(self._spans)
 
-    def join(self, finding: Finding) -> str:
-        """Put a finding into its incident and give the incident's id."""
-        event = finding.detection.event
-        keys = linking_keys(event.entities)
-        members = self._find_members(keys, event.time)
-        if not members:
-            incident = self._open(finding)
-            self._change.notable.add(incident.id)
+    def join(self, sign: Sign) -> str:
+        """Put a finding into its fold and incident; the incident's id, as far as it is known now
+        (a later finding of the batch may bring it into another)."""
+        if not math.isfinite(sign.time):
+            sign = msgspec.structs.replace(sign, time=0.0)
+        bucket = int(sign.time // BUCKET)
+        surprise = self._learn(sign, bucket)
+        fold, fresh = self._put_into_fold(sign, bucket, surprise)
+        self._folded[sign.id] = fold.id
+        state: FoldStateName = "loud" if surprise.burst else fold.base
+        if fresh:
+            fold.state = state
+            self._place(fold)
         else:
-            incident = members[0]
-            for other in members[1:]:
-                incident = self._merge(incident, other)
-            grown = _add_finding(incident, finding)
-            if _is_notable(incident, grown):
-                self._change.notable.add(grown.id)
-            incident = grown
-        # Taken out first: those that went into it stand before it, also in the store.
-        self._change.incidents.pop(incident.id, None)
-        self._change.incidents[incident.id] = incident
-        self._change.joined[finding.id] = incident.id
-        for key in keys:
-            self._touch(key, incident.id, event.time)
-        return incident.id
+            gathering = self._open_gathering(fold.incident)
+            gathering.add(fold, 1, sign.time, sign.time)
+            if not gathering.routine:
+                gathering.name((sign.id,), sign.entities)
+            if _STATES.index(state) > _STATES.index(fold.state):
+                self._raise(fold, state)
+            elif fold.state != "routine":
+                self._link(fold)
+        if surprise.burst:
+            self._raise_kin(fold)
+        return self._current(fold.incident)
 
     def changes(self) -> CorrelationChange:
         """What has changed since the last commit."""
-        return self._change
+        incidents: dict[str, Incident] = {}
+        notable: set[str] = set()
+        for key, gathering in self._gatherings.changed().items():
+            if gathering is not None:
+                incidents[key] = gathering.sum_up(self._limits.assets)
+                if key not in self._merged and gathering.is_notable(incidents[key]):
+                    notable.add(key)
+        folds = {key: fold for key, fold in self._folds.changed().items() if fold is not None}
+        for fold in folds.values():
+            fold.incident = self._current(fold.incident)
+        return CorrelationChange(
+            incidents=incidents,
+            links=dict(self._spans.changed()),
+            merged=dict(self._merged),
+            joined={finding: folds[fold].incident for finding, fold in self._folded.items()},
+            notable=notable,
+            folds=folds,
+            folded=dict(self._folded),
+            moved={key: folds[key].incident for key in self._moved},
+            usuals=dict(self._usuals.changed()),
+        )
 
     def commit(self) -> None:
         """The changes are stored."""
-        for key, link in self._change.links.items():
-            self._links.pop(key, None)
-            if link is not None:
-                self._links[key] = link
-        self._aliases.update(self._change.merged)
+        for gathering in self._gatherings.changed().values():
+            if gathering is not None:
+                gathering.note_told()
+        for layer in self._layers():
+            layer.commit()
+        for fold in self._folds.forget(HELD_FOLDS):
+            self._forget_kin(_name_kin(fold), fold.id)
+        self._gatherings.forget(HELD_INCIDENTS)
+        self._aliases.update(self._merged)
         if len(self._aliases) > self._limits.links:
             self._forget_aliases()
         self._number = self._next_number
         self._evicted += self._now_evicted
-        self._now_evicted = 0
-        self._change = _empty_change()
+        self._end_batch()
 
     def rollback(self) -> None:
         """The changes could not be stored: forget them."""
+        for kin, key in self._born:
+            self._forget_kin(kin, key)
+        for layer in self._layers():
+            layer.rollback()
         self._next_number = self._number
-        self._now_evicted = 0
-        self._change = _empty_change()
+        self._end_batch()
 
     def evict(self) -> None:
-        """Forget the links unseen for longest when there are more than the cap: those of earlier
-        batches before those of this one, each in the order in which they were last seen."""
-        changed = self._change.links
-        held = len(self._links) + sum(
-            (link is not None) - (key in self._links) for key, link in changed.items()
-        )
-        surplus = held - self._limits.links
-        if surplus <= 0:
-            return
-        earlier = (key for key in self._links if key not in changed)
-        seen_now = (key for key, link in changed.items() if link is not None)
-        for key in list(islice(chain(earlier, seen_now), surplus)):
-            changed[key] = None
+        """Forget the keys, and what is usual, untouched for longest where there are more of them
+        than the caps."""
+        for key in self._spans.oldest(len(self._spans) - self._limits.links):
+            self._spans.drop(key)
             self._now_evicted += 1
+        for key in self._usuals.oldest(len(self._usuals) - self._limits.usuals):
+            self._usuals.drop(key)
 
-    def _forget_aliases(self) -> None:
-        """Keep only the aliases that a link still needs, each leading to its end at once: there
-        are never more of them than links."""
-        needed = {link.incident for link in self._links.values()} & self._aliases.keys()
-        self._aliases = {incident: self._find_current(incident) for incident in sorted(needed)}
+    def note_change(self, merged: Mapping[str, str]) -> None:
+        """Operators changed incidents or folds in the store, and merged these into others: what is
+        held of them is read anew. To be called between two batches."""
+        self._aliases.update(merged)
+        self._gatherings.clear()
+        self._folds.clear()
+        self._kin.clear()
 
-    def _find_current(self, incident: str) -> str:
+    def _layers(self) -> tuple[Layered[Any], ...]:
+        return (self._spans, self._usuals, self._folds, self._gatherings)
+
+    def _end_batch(self) -> None:
+        self._merged, self._folded, self._moved = {}, {}, {}
+        self._born = []
+        self._now_evicted = 0
+
+    # -- what is usual ---------------------------------------------------------------------------
+
+    def _learn(self, sign: Sign, bucket: int) -> Surprise:
+        rule = _name_rule(sign)
+        name = f"here:{rule}@{sign.host}"
+        here = self._usuals.open(name)
+        if here is None:
+            here = Usual()
+            self._usuals.put(name, here)
+        count = note_count(here, bucket)
+        note_time(here, sign.time)
+        anywhere = self._note_hour(f"rule:{rule}", sign.time)
+        site = self._note_hour(_SITE, sign.time)
+        return measure_surprise(site, anywhere, here, bucket, count)
+
+    def _note_hour(self, key: str, time: float) -> Usual:
+        """What is usual of the key, this time noted in it: most often it is known."""
+        usual = self._usuals.get(key)
+        if usual is None:
+            usual = Usual()
+            self._usuals.put(key, usual)
+        elif not is_noted(usual, time):
+            usual = self._usuals.open(key) or usual
+        note_time(usual, time)
+        return usual
+
+    def _count_hosts(self, key: str, sign: Sign, bucket: int) -> int:
+        """With how many hosts an entity was seen before; notes this one."""
+        name = f"entity:{key}"
+        usual = self._usuals.get(name)
+        if usual is None:
+            usual = Usual()
+            self._usuals.put(name, usual)
+        elif not is_host_noted(usual, sign.host, sign.time):
+            usual = self._usuals.open(name) or usual
+        note_host(usual, sign.host, sign.time)
+        return count_hosts(usual, bucket)
+
+    def _is_moment_rare(self, time: float, bucket: int) -> bool:
+        """Whether anything as unusual as this is itself rare on the site; notes this one."""
+        strong = self._note_hour(_STRONG, time)
+        watched = count_hours(self._note_hour(_SITE, time), bucket)
+        return count_hours(strong, bucket) <= BUSY_SHARE * watched
+
+    def _list_keys(self, sign: Sign, bucket: int) -> list[str]:
+        """The finding's keys, but for what many hosts share."""
+        found = []
+        for key, kind in linking_keys(sign.entities):
+            common = COMMON_HOSTS.get(kind)
+            if common is None or not sign.host or self._count_hosts(key, sign, bucket) < common:
+                found.append(key)
+        return found
+
+    # -- folds -------------------------------------------------------------------------------------
+
+    def _put_into_fold(self, sign: Sign, bucket: int, surprise: Surprise) -> tuple[FoldState, bool]:
+        """The finding's fold, the finding counted in it, and whether it was opened for it."""
+        rule = _name_rule(sign)
+        key = digest("fold", rule, sign.level, sign.host, find_subject(sign.entities), str(bucket))
+        fold = self._folds.open(key)
+        fresh = fold is None
+        if fold is None:
+            fold = _open_fold(key, sign, bucket, surprise)
+            self._folds.put(key, fold)
+            kin = _name_kin(fold)
+            self._kin.setdefault(kin, {})[key] = None
+            self._born.append((kin, key))
+        else:
+            _grow_fold(fold, sign)
+        for name in self._list_keys(sign, bucket):
+            first, last = fold.keys.get(name, (sign.time, sign.time))
+            fold.keys[name] = (min(first, sign.time), max(last, sign.time))
+        fold.burst = max(fold.burst, round(surprise.maturity * surprise.burst, 3))
+        if surprise.steady >= STRONG_BITS:
+            fold.keys[f"rule:{rule}"] = (fold.first, fold.last)
+            if self._is_moment_rare(sign.time, bucket):
+                fold.keys[_MOMENT] = (fold.first, fold.last)
+        return fold, fresh
+
+    def _place(self, fold: FoldState) -> None:
+        """Put a fold that is in no incident into what it is linked with, or into a new one."""
+        if fold.state == "routine":
+            gathering = self._open_routine()
+            fold.incident = gathering.id
+        else:
+            gathering = self._link(fold)
+            gathering.name(fold.findings, fold.entities)
+        gathering.add(fold, fold.count, fold.first, fold.last)
+        gathering.parts += 1
+
+    def _raise(self, fold: FoldState, state: FoldStateName) -> None:
+        """A fold is more than it was taken for: out of the routine, or linked by more."""
+        was, fold.state = fold.state, state
+        if was != "routine":
+            self._link(fold)
+            return
+        self._open_gathering(fold.incident).take_out(fold)
+        fold.incident = ""
+        self._place(fold)
+        self._moved[fold.id] = None
+
+    def _raise_kin(self, fold: FoldState) -> None:
+        """What the burst of a rule on a host is made of is loud, all of it."""
+        for key in list(self._kin.get(_name_kin(fold), ())):
+            kin = self._folds.get(key)
+            if kin is not None and kin.state != "loud" and (kin := self._folds.open(key)):
+                self._raise(kin, "loud")
+
+    def _forget_kin(self, kin: _Kin, key: str) -> None:
+        folds = self._kin.get(kin)
+        if folds is not None:
+            folds.pop(key, None)
+            if not folds:
+                del self._kin[kin]
+
+    # -- incidents ---------------------------------------------------------------------------------
+
+    def _link(self, fold: FoldState) -> Gathering:
+        """Bring the incidents together that the fold's keys lead to, with the fold's own; what the
+        fold is in then."""
+        active = self._list_active(fold)
+        members, closed = self._find_members(fold, active)
+        if members:
+            for other in members[1:]:
+                self._merge(members[0], other)
+            target = self._open_gathering(members[0])
+        else:
+            target = self._open_incident(fold)
+        target.related.update(dict.fromkeys(closed))
+        fold.incident = target.id
+        for key, (first, last), window in active:
+            self._stretch(key, Span(target.id, first, last), window)
+        return target
+
+    def _list_active(self, fold: FoldState) -> list[tuple[str, tuple[float, float], float]]:
+        """The keys by which a fold in its state links, with their times and windows."""
+        found = []
+        kinds = {key: key.partition(":")[0] for key in fold.keys}
+        # What names its process and is no more than medium is linked by that, not by where it ran:
+        # every host runs much at any time.
+        placed = (
+            "process" in kinds.values()
+            and fold.base == "loud"
+            and fold.rarity < RARE_BITS
+            and LEVELS.index(fold.level) < LEVELS.index("high")
+        )
+        for key, kind in kinds.items():
+            if kind == "host" and placed:
+                continue
+            if fold.state == "loud" or kind in _ACTOR_KINDS:
+                found.append((key, fold.keys[key], self._find_window(kind)))
+        if fold.base == "quiet" and fold.host:
+            found.append((f"quiet:{fold.host}", (fold.first, fold.last), self._limits.window))
+        return found
+
+    def _find_window(self, kind: str) -> float:
+        window = _WINDOWS.get(kind)
+        return self._limits.window if window is None else window
+
+    def _find_members(
+        self, fold: FoldState, active: Sequence[tuple[str, tuple[float, float], float]]
+    ) -> tuple[list[str], list[str]]:
+        """Open incidents that the keys lead to, the first opened first, the fold's own among them;
+        no more of them than one incident may span and hold. And the closed ones."""
+        found: dict[str, Gathering] = {}
+        closed: dict[str, None] = {}
+        own = self._resolve(fold.incident) if fold.incident else None
+        for key, (first, last), window in active:
+            for span in self._spans.get(key) or ():
+                if span.first - window > last or span.last + window < first:
+                    continue
+                gathering = self._resolve(span.incident)
+                if gathering is None or gathering.routine:
+                    continue
+                if gathering.status == "open":
+                    found[gathering.id] = gathering
+                else:
+                    closed[gathering.id] = None
+        first, last, parts = fold.first, fold.last, 1
+        members: dict[str, int] = {}
+        if own is not None:  # also a closed one: what it has, it keeps
+            found.pop(own.id, None)
+            closed.pop(own.id, None)
+            first, last, parts = min(first, own.first), max(last, own.last), own.parts
+            members[own.id] = own.number
+        if own is None or own.status == "open":
+            for one in sorted(found.values(), key=lambda one: one.number):
+                if self._are_apart(one, members):
+                    continue
+                earliest, latest = min(first, one.first), max(last, one.last)
+                total = parts + one.parts
+                if latest - earliest <= self._limits.span and total <= self._limits.parts:
+                    first, last, parts = earliest, latest, total
+                    members[one.id] = one.number
+        return sorted(members, key=members.__getitem__), list(closed)
+
+    def _are_apart(self, one: Gathering, members: Iterable[str]) -> bool:
+        """Whether an operator split it from one of these: that is not joined again."""
+        others = [self._gatherings.get(key) for key in members]
+        return any(
+            other is not None and (one.id in other.apart or other.id in one.apart)
+            for other in others
+        )
+
+    def _stretch(self, key: str, span: Span, window: float) -> None:
+        """The key led to the span's incident in its time: one span with what it now belongs to."""
+        old = self._spans.get(key) or ()
+        first, last = span.first, span.last
+        others = []
+        for known in old:
+            near = known.first - window <= last and known.last + window >= first
+            if near and self._current(known.incident) == span.incident:
+                first, last = min(first, known.first), max(last, known.last)
+            else:
+                others.append(known)
+        new = sorted((*others, Span(span.incident, first, last)), key=lambda one: one.last)
+        if tuple(new) != old:
+            self._spans.put(key, tuple(new[-KEY_SPANS:]))
+
+    def _merge(self, into: str, other: str) -> None:
+        target, gone = self._open_gathering(into), self._open_gathering(other)
+        target.merge(gone)
+        self._merged[other] = into
+        # Taken out first: those that went into it stand before it, also in the store.
+        self._open_gathering(into)
+
+    def _open_incident(self, fold: FoldState) -> Gathering:
+        key = incident_id(fold.findings[0])
+        if self._gatherings.get(key) is not None:  # after a split, say: it has its own by now
+            key = incident_id(fold.id)
+        gathering = Gathering(key, self._next_number)
+        self._next_number += 1
+        self._gatherings.put(key, gathering)
+        return gathering
+
+    def _open_routine(self) -> Gathering:
+        gathering = self._gatherings.open(ROUTINE_ID)
+        if gathering is None:
+            gathering = Gathering(ROUTINE_ID, self._next_number, routine=True)
+            self._next_number += 1
+            self._gatherings.put(ROUTINE_ID, gathering)
+        return gathering
+
+    def _open_gathering(self, incident: str) -> Gathering:
+        """The incident as this batch changes it. One that the store no longer has begins anew."""
+        key = self._current(incident)
+        gathering = self._gatherings.open(key)
+        if gathering is None:
+            gathering = Gathering(key, self._next_number, routine=key == ROUTINE_ID)
+            self._next_number += 1
+            self._gatherings.put(key, gathering)
+        return gathering
+
+    def _resolve(self, incident: str) -> Gathering | None:
+        return self._gatherings.get(self._current(incident))
+
+    def _current(self, incident: str) -> str:
         """The id of the incident that this one went into, or its own."""
-        while into := self._change.merged.get(incident) or self._aliases.get(incident):
+        while into := self._merged.get(incident) or self._aliases.get(incident):
             incident = into
         return incident
 
-    def _find_link(self, key: str) -> Link | None:
-        if key in self._change.links:
-            return self._change.links[key]
-        return self._links.get(key)
-
-    def _resolve(self, incident: str) -> Incident | None:
-        current = self._find_current(incident)
-        return self._change.incidents.get(current) or self._load(current)
-
-    def _find_members(self, keys: list[str], time: float) -> list[Incident]:
-        """Open incidents that the keys lead to within the window, the first opened first; no more
-        of them than one incident may hold, all taken together."""
-        found: dict[str, Incident] = {}
-        window = self._limits.window
-        for key in keys:
-            link = self._find_link(key)
-            if link is None or not link.first - window <= time <= link.last + window:
-                continue
-            incident = self._resolve(link.incident)
-            if incident is not None and incident.status == "open":
-                found[incident.id] = incident
-        first = last = time
-        count = 1
-        members: list[Incident] = []
-        for incident in sorted(found.values(), key=lambda incident: incident.number):
-            earliest, latest = min(first, incident.first_seen), max(last, incident.last_seen)
-            total = count + incident.count
-            if latest - earliest <= self._limits.span and total <= self._limits.findings:
-                first, last, count = earliest, latest, total
-                members.append(incident)
-        return members
-
-    def _touch(self, key: str, incident: str, time: float) -> None:
-        old = self._find_link(key)
-        first = last = time
-        if old is not None and self._find_current(old.incident) == incident:
-            first, last = min(old.first, time), max(old.last, time)
-        # Taken out first: the order of the links is that in which they were last seen.
-        self._change.links.pop(key, None)
-        self._change.links[key] = Link(incident, first, last)
-
-    def _open(self, finding: Finding) -> Incident:
-        detection = finding.detection
-        number, self._next_number = self._next_number, self._next_number + 1
-        return Incident(
-            id=incident_id(finding.id),
-            number=number,
-            status="open",
-            level=detection.level,
-            title=detection.title,
-            entities=_name_entities(detection.event.entities),
-            findings=(finding.id,),
-            count=1,
-            tactics=detection.tactics,
-            first_seen=detection.event.time,
-            last_seen=detection.event.time,
-        )
-
-    def _merge(self, kept: Incident, other: Incident) -> Incident:
-        # One opened in this batch stays in the change: its number and id are stored nevertheless.
-        self._change.merged[other.id] = kept.id
-        self._change.notable.discard(other.id)
-        self._change.notable.add(kept.id)
-        for finding, incident in self._change.joined.items():
-            if incident == other.id:
-                self._change.joined[finding] = kept.id
-        worse = LEVELS.index(other.level) > LEVELS.index(kept.level)
-        return msgspec.structs.replace(
-            kept,
-            level=other.level if worse else kept.level,
-            title=other.title if worse else kept.title,
-            entities=_name_entities(_union(kept.entities, other.entities)),
-            findings=_union(kept.findings, other.findings)[:NAMED_FINDINGS],
-            count=kept.count + other.count,
-            tactics=_union(kept.tactics, other.tactics),
-            first_seen=min(kept.first_seen, other.first_seen),
-            last_seen=max(kept.last_seen, other.last_seen),
-            aliases=_union(kept.aliases, (other.id, *other.aliases)),
-        )
+    def _forget_aliases(self) -> None:
+        """Keep only the aliases that a span or fold still needs, each leading to its end at once:
+        there are never more of them than spans and folds."""
+        named = {span.incident for spans in self._spans.values() for span in spans}
+        named.update(fold.incident for fold in self._folds.values())
+        needed = named & self._aliases.keys()
+        self._aliases = {incident: self._current(incident) for incident in sorted(needed)}
 
 
-def _empty_change() -> CorrelationChange:
-    return CorrelationChange({}, {}, {}, {}, set())
+def _name_rule(sign: Sign) -> str:
+    return f"{sign.detector}:{sign.rule_id}"
 
 
-def _union(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:
-    """Both, in order, each once."""
-    return tuple(dict.fromkeys((*first, *second)))
+def _name_kin(fold: FoldState) -> _Kin:
+    return (fold.detector, fold.rule_id, fold.host, fold.bucket)
 
 
-def _name_entities(entities: tuple[Entity, ...]) -> tuple[Entity, ...]:
-    """As many as an incident names, the first ones; hosts before others, since on how many it is
-    says how far it went."""
-    if len(entities) <= NAMED_ENTITIES:
-        return entities
-    hosts = [entity for entity in entities if entity.kind == "host"][:NAMED_ENTITIES]
-    others = [entity for entity in entities if entity.kind != "host"]
-    named = {*hosts, *others[: NAMED_ENTITIES - len(hosts)]}
-    return tuple(entity for entity in entities if entity in named)
+def _classify(level: Level, surprise: Surprise) -> FoldStateName:
+    """Whether a fold is routine, quiet or loud, as long as it is no burst. What is high is never
+    routine: the baseline ranks, it does not hide."""
+    rank = LEVELS.index(level)
+    if rank >= LEVELS.index("high"):
+        return "loud"
+    if surprise.times >= ROUTINE_HOURS and surprise.bits < ROUTINE_BITS:
+        return "routine"
+    if rank >= LEVELS.index("medium") or surprise.steady >= RARE_BITS:
+        return "loud"
+    return "quiet"
 
 
-def _add_finding(incident: Incident, finding: Finding) -> Incident:
-    """The incident with one finding more; its title is that of its (first) worst finding."""
-    detection = finding.detection
-    event = detection.event
-    worse = LEVELS.index(detection.level) > LEVELS.index(incident.level)
+def _open_fold(key: str, sign: Sign, bucket: int, surprise: Surprise) -> FoldState:
+    base = _classify(sign.level, surprise)
+    return FoldState(
+        id=key,
+        incident="",
+        detector=sign.detector,
+        rule_id=sign.rule_id,
+        title=sign.title,
+        level=sign.level,
+        host=sign.host,
+        bucket=bucket,
+        count=1,
+        first=sign.time,
+        last=sign.time,
+        techniques=sign.techniques,
+        tactics=sign.tactics,
+        state=base,
+        base=base,
+        rarity=round(surprise.steady, 3),
+        burst=0.0,
+        expected=round(surprise.share, 3),
+        keys={},
+        findings=[sign.id],
+        entities=list(sign.entities[:FOLD_ENTITIES]),
+    )
+
+
+def _grow_fold(fold: FoldState, sign: Sign) -> None:
+    fold.count += 1
+    fold.first, fold.last = min(fold.first, sign.time), max(fold.last, sign.time)
+    fold.title = min(fold.title, sign.title)
+    if len(fold.findings) < FOLD_FINDINGS:
+        fold.findings.append(sign.id)
+    for entity in sign.entities:
+        if len(fold.entities) >= FOLD_ENTITIES:
+            break
+        if entity not in fold.entities:
+            fold.entities.append(entity)
+
+
+def _copy_usual(usual: Usual) -> Usual:
+    return Usual(
+        usual.hours, list(usual.recent), usual.peak, list(usual.buckets), list(usual.hosts)
+    )  # fmt: skip
+
+
+def _copy_fold(fold: FoldState) -> FoldState:
     return msgspec.structs.replace(
-        incident,
-        level=detection.level if worse else incident.level,
-        title=detection.title if worse else incident.title,
-        entities=_name_entities(_union(incident.entities, event.entities)),
-        findings=(*incident.findings, finding.id)[:NAMED_FINDINGS],
-        count=incident.count + 1,
-        tactics=_union(incident.tactics, detection.tactics),
-        first_seen=min(incident.first_seen, event.time),
-        last_seen=max(incident.last_seen, event.time),
+        fold, keys=dict(fold.keys), findings=list(fold.findings), entities=list(fold.entities)
     )
 
 
-def _is_notable(before: Incident, after: Incident) -> bool:
-    """Worth a message: worse than before, a stage further, or one more host."""
-    hosts = {entity for entity in after.entities if entity.kind == "host"}
-    return (
-        before.level != after.level
-        or before.tactics != after.tactics
-        or not hosts.issubset(before.entities)
-    )
+def _resume(incident: Incident | None) -> Gathering | None:
+    return None if incident is None else Gathering.resume(incident)

@@ -1,20 +1,29 @@
-"""Second station of the line, formats that the configuration describes: a pattern, or a mapping.
+"""Second station of the line, formats that the configuration describes: a pattern, or a mapping of
+a JSON object's or of a CSV line's parts.
 
     formats:
       - name: shop
         pattern: '(?P<when>\\S+) (?P<src_ip>\\S+) user=(?P<user>\\S+) (?P<message>.*)'
       - name: badges
         json: {user: person.login, src_ip: reader.address}
+      - name: alerts
+        csv: {when: Time, title: Alert name}
 
 A pattern is an RE2 expression (so that no record can make it take long) and must match the whole
 record: what a record says can't be taken for another part by standing where nobody looked. Its
 named groups are the fields; `rename` gives those whose Sigma names no group can have
 (`cs_uri: cs-uri`). A mapping gives the place, names joined by dots, of each field in a JSON object,
 whose own fields stay too. Fields: those, and of a pattern the whole record as `message`.
+
+A CSV line (RFC 4180, but for line breaks inside a field: a record is a line) has as many columns as
+the stream's first line, which names them (RawRecord.header), or as the configuration names. Columns
+that the mapping does not name are not read; an empty one is absent.
 """
 
+import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import re2
@@ -28,6 +37,12 @@ from appliance.schema import Decoded, RawRecord
 PATTERN_MEMORY: Final = 8 << 20
 #: What a custom format may be called.
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+#: What may stand between columns, by the configuration's word.
+DELIMITERS: Final[dict[str, str]] = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+#: Most columns of a line: exports of consoles have up to 100.
+MAX_COLUMNS: Final = 512
+#: Headers that one decoder remembers.
+_HEADERS: Final = 64
 #: Most steps of one place in a JSON object.
 _MAX_STEPS: Final = 32
 
@@ -106,6 +121,69 @@ def build_json_decoder(name: str, places: Mapping[str, str]) -> Callable[[RawRec
         return Decoded(name, {**body, **fields}, repaired)
 
     return decode_mapped
+
+
+class CsvDecoder:
+    """Reads lines whose columns a character separates. `columns` are field -> name of its column,
+    `names` the columns in their order, empty where the stream's first line tells it."""
+
+    def __init__(
+        self, name: str, columns: Mapping[str, str], delimiter: str, names: Sequence[str]
+    ) -> None:
+        self.name = name
+        self._columns = dict(columns)
+        self._delimiter = delimiter
+        self._fixed = self._place(tuple(names)) if names else None
+        self._recall = lru_cache(maxsize=_HEADERS)(self._read_header)
+
+    def __call__(self, record: RawRecord) -> Decoded:
+        """Read one line. Raises DecodeError when its columns are not as many as are named."""
+        count, places = self._fixed or self._recall(record.header)
+        text = read_text(strip_frame(record.data))
+        if repaired := has_bad_bytes(text):
+            text = escape_bytes(text)
+        values = self._split(text)
+        if len(values) != count:
+            raise DecodeError(f"{len(values)} columns where format {self.name} has {count}")
+        fields = {field: value for field, place in places if (value := values[place])}
+        if not fields:
+            raise DecodeError(f"has none of the fields of format {self.name}")
+        return Decoded(self.name, fields, repaired)
+
+    def _read_header(self, header: bytes) -> tuple[int, tuple[tuple[str, int], ...]]:
+        text = escape_bytes(read_text(strip_frame(header)))
+        if not text.strip():
+            raise DecodeError("no header line that names the columns before this record")
+        return self._place(tuple(name.strip() for name in self._split(text)))
+
+    def _place(self, names: tuple[str, ...]) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """How many columns there are, and at which place each field is."""
+        if len(names) > MAX_COLUMNS:
+            raise DecodeError(f"{len(names)} columns are over the limit of {MAX_COLUMNS}")
+        for column in self._columns.values():
+            if names.count(column) != 1:
+                often = "no" if column not in names else "more than one"
+                raise DecodeError(f"the header line names {often} column {column!r}")
+        return len(names), tuple((f, names.index(column)) for f, column in self._columns.items())
+
+    def _split(self, text: str) -> list[str]:
+        if '"' not in text:
+            return text.split(self._delimiter)
+        try:
+            return next(csv.reader([text], delimiter=self._delimiter, strict=True), [])
+        except csv.Error as error:
+            raise DecodeError(f"not CSV: {error}") from None
+
+
+def build_csv_decoder(
+    name: str, columns: Mapping[str, str], delimiter: str, names: Sequence[str] = ()
+) -> CsvDecoder:
+    """The decoder of a format whose records are lines of columns; `delimiter` is one of DELIMITERS.
+    Raises ValueError when `names` are given and lack a column, or name it twice."""
+    try:
+        return CsvDecoder(name, columns, DELIMITERS[delimiter], names)
+    except DecodeError as error:
+        raise ValueError(str(error).replace("the header line names", "names")) from None
 
 
 def check_place(place: str) -> str:

@@ -13,7 +13,7 @@ from appliance.errors import EmitError
 from appliance.schema import Message, MessageKind, SinkPosition
 
 ALL_KINDS: Final[frozenset[MessageKind]] = frozenset(
-    ("finding", "update", "incident", "heartbeat", "test")
+    ("finding", "update", "incident", "heartbeat", "audit", "test")
 )
 
 

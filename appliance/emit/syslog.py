@@ -64,6 +64,7 @@ MESSAGE_IDS: Final[dict[MessageKind, str]] = {
     "update": "UPDATE",
     "incident": "INCIDENT",
     "heartbeat": "HEARTBEAT",
+    "audit": "AUDIT",
     "test": "TEST",
 }
 #: The structured data element of a kind (RFC 5424, section 6.3.2: at most 32 characters with the
@@ -73,6 +74,7 @@ ELEMENTS: Final[dict[MessageKind, str]] = {
     "update": "finding",
     "incident": "incident",
     "heartbeat": "heartbeat",
+    "audit": "audit",
     "test": "test",
 }
 #: How the sentence of a kind begins, before the id.
@@ -81,6 +83,7 @@ _OPENINGS: Final[dict[MessageKind, str]] = {
     "update": "Update of finding ",
     "incident": "Incident ",
     "heartbeat": "Heartbeat ",
+    "audit": "Audit entry ",
     "test": "Test message ",
 }
 #: Reserved for documentation (RFC 5612); an operator who has an enterprise number puts it here.
@@ -290,6 +293,15 @@ def _describe_incident(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str
         ("tactics", _join(body.get("tactics"))),
         ("aliases", _join(body.get("aliases"))),
     ]
+    case = body.get("case")
+    if isinstance(case, dict):  # what an operator made of it
+        told = [(name, _text(case.get(name))) for name in ("closing", "assignee", "note")]
+        places = [("case", _text(case.get("status"))), *((n, v) for n, v in told if v)]
+        values[2:2] = places[:2]
+        values += places[2:]
+    for name in ("merged_into", "split_from"):
+        if body.get(name):
+            values.insert(2, (name, _text(body.get(name))))
     level, status = _text(body.get("level")), _text(body.get("status"))
     return values, f"{level}, {status}, findings {count}: {_text(body.get('title'))}"
 
@@ -314,20 +326,29 @@ def _describe_test(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     return [("time", _text(body.get("time"))), ("text", text)], text
 
 
+def _describe_audit(body: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """An entry of the audit log: its hash first, which vouches for all entries up to it."""
+    names = ("number", "hash", "actor", "action", "subject", "time")
+    values = [(name, _text(body.get(name))) for name in names]
+    number, actor = _text(body.get("number")), _text(body.get("actor"))
+    return values, f"number {number}, {actor}: {_text(body.get('action'))}"
+
+
 #: How each kind's body becomes parameters and the end of the sentence.
 _DESCRIBE: Final = {
     "finding": _describe_finding,
     "update": _describe_finding,
     "incident": _describe_incident,
     "heartbeat": _describe_heartbeat,
+    "audit": _describe_audit,
     "test": _describe_test,
 }
 
 
 def _rate_message(message: Message) -> int:
     """Severity: a finding's level; a heartbeat is informational, or a warning when all is not
-    well; a test is a notice, which a receiver surely keeps."""
-    if message.kind == "test":
+    well; a test and an audit entry are notices, which a receiver surely keeps."""
+    if message.kind in ("test", "audit"):
         return SEVERITIES["low"]
     if message.kind == "heartbeat":
         well = message.body.get("healthy") is True

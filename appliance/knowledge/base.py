@@ -175,6 +175,14 @@ class KnowledgeBase:
                 found.append(Neighbour(other, forward, link, self.entry(other)))
         return found
 
+    def list_ends(self, kind: str) -> list[tuple[str, str]]:
+        """(from, to) of all links of this kind ("uses"), as both ends stand today, each once."""
+        return self._entries.list_ends(kind)
+
+    def list_entries(self, type: EntryType) -> Iterator[KnowledgeEntry]:  # noqa: A002
+        """All entries of one type by id, also revoked and deprecated ones."""
+        return self._entries.list_shown(type)
+
     def indicators(self) -> Iterator[Indicator]:
         """All indicators of all sources, read bit by bit."""
         return decode_indicators(self._entries.list_indicators())

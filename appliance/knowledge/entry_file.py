@@ -279,6 +279,16 @@ class EntryFile:
         )
         return [(row[0], row[1], _make_link(row[2:])) for row in self._ask(asked, id)]
 
+    def list_ends(self, kind: str) -> list[tuple[str, str]]:
+        """(from, to) of all links of this kind, as both ends stand today, each pair once."""
+        asked = "SELECT DISTINCT from_id, to_id FROM links WHERE shown = 1 AND kind = ?"
+        return self._ask(asked, kind)
+
+    def list_shown(self, type: str) -> Iterator[KnowledgeEntry]:  # noqa: A002
+        """All shown entries of one type by id, also revoked and deprecated ones."""
+        asked = "SELECT body FROM entries WHERE shown = 1 AND type = ? ORDER BY id"
+        return (self._decode(body) for (body,) in self._ask(asked, type))
+
     def find_facet(self, facet: str) -> NDArray[np.bool_]:
         """Which passages belong to entries with this facet, by row."""
         places = [

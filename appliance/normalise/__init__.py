@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from appliance.normalise import (
+    aminer,
     auditd,
     cef,
     channels,
@@ -25,9 +26,11 @@ from appliance.normalise import (
     services,
     suricata,
     w3c,
+    wazuh,
     web,
     zeek,
 )
+from appliance.normalise.aminer import read_aminer
 from appliance.normalise.auditd import read_auditd
 from appliance.normalise.bridges import BRIDGES
 from appliance.normalise.cef import read_cef_event
@@ -48,6 +51,7 @@ from appliance.normalise.services import read_services
 from appliance.normalise.suricata import read_suricata
 from appliance.normalise.trim import REST, is_wide, trim, write_json
 from appliance.normalise.w3c import read_w3c
+from appliance.normalise.wazuh import read_wazuh
 from appliance.normalise.web import read_web, read_web_json
 from appliance.normalise.windows import read_windows
 from appliance.normalise.zeek import read_zeek
@@ -67,6 +71,9 @@ PRODUCTS: Final[dict[str, Normaliser]] = {
     "web servers": read_web,
     "squid": read_proxy,
     "w3c": read_w3c,
+    # Before those whose records an alert may hold.
+    "wazuh": read_wazuh,
+    "aminer": read_aminer,
     "windows": read_windows,
     "windows (EQL schema)": read_eql,
     "ecs": read_ecs,
@@ -100,6 +107,8 @@ def _list_fed() -> tuple[LogSource, ...]:
         proxy.SOURCES,
         w3c.SOURCES,
         auditd.SOURCES,
+        wazuh.SOURCES,
+        aminer.SOURCES,
         # One line a product: every log source that its views can have.
     ):
         sources.update(dict.fromkeys(group))

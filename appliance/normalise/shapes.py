@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from appliance.normalise import (
+    aminer,
     auditd,
     cef,
     devices,
@@ -27,6 +28,7 @@ from appliance.normalise import (
     services,
     suricata,
     w3c,
+    wazuh,
     web,
     zeek,
 )
@@ -114,6 +116,8 @@ SHAPES: Final[dict[str, tuple[Shape, ...]]] = {
     "web servers": _each(web.SOURCES),
     "squid": _each(proxy.SOURCES),
     "w3c": _each(w3c.SOURCES),
+    "wazuh": _each(wazuh.SOURCES),
+    "aminer": _each(aminer.SOURCES),
     "windows": _list_windows(),
     "windows (EQL schema)": _join(
         _each([WINDOWS, *eql.CATEGORIES.values()]), [(_REGISTRY, name_category("registry_set"))]
@@ -129,7 +133,8 @@ SHAPES: Final[dict[str, tuple[Shape, ...]]] = {
 
 #: Products that read objects: a record that is JSON, and JSON as the message of a syslog line.
 OBJECTS: Final = (
-    "auditd", "windows", "windows (EQL schema)", "ecs", "zeek", "suricata", "web servers (JSON)",
+    "auditd", "wazuh", "aminer", "windows", "windows (EQL schema)", "ecs", "zeek", "suricata",
+    "web servers (JSON)",
 )  # fmt: skip
 #: Products that read messages, in syslog or as a line of text.
 MESSAGES: Final = ("firewalls", "linux", "services")

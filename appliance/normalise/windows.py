@@ -16,11 +16,13 @@ from typing import Any, Final
 from appliance.normalise.bridges import BRIDGED, BRIDGES
 from appliance.normalise.channels import (
     CHANNELS,
+    DEFENDER,
     PROVIDER_CHANNELS,
     SYSMON,
     WINDOWS,
     list_sysmon_sources,
 )
+from appliance.normalise.defender import collect_defender
 from appliance.normalise.entities import collect_entities, name_host, read_number
 from appliance.normalise.flatten import put_nested
 from appliance.normalise.reading import Context, Reading, find_object
@@ -373,9 +375,10 @@ def _make_reading(fields: Fields, event_id: int, time: float | None) -> Reading:
     channel = fields.get("Channel", "").lower()
     computer = fields.get("Computer")
     host = name_host(computer) if computer else ""
+    collect = collect_defender if channel == DEFENDER else collect_entities
     return Reading(
         views=_list_views(fields, channel, event_id),
-        entities=partial(collect_entities, fields, host, event_id),
+        entities=partial(collect, fields, host, event_id),
         host=host,
         time=time,
     )

@@ -117,6 +117,7 @@ class FilesSource:
         clock: Callable[[], float],
         checkpoints: Iterable[Checkpoint] = (),
         format: str = "auto",  # noqa: A002 - the configuration's word
+        columns: bool = False,
         start_at: str = "beginning",
         limits: StreamLimits | None = None,
         files_cap: int = 10_000,
@@ -126,6 +127,7 @@ class FilesSource:
         self._patterns = tuple(patterns)
         self._clock = clock
         self._format = format
+        self._columns = columns
         self._limits = limits or StreamLimits()
         self._files_cap = files_cap
         self._rescan_seconds = rescan_seconds
@@ -435,7 +437,7 @@ class FilesSource:
             return
         if len(self._unreadable) < self._files_cap:
             self._unreadable[path] = reason
-        name = StreamName(self.name, path, path, path, self._format)
+        name = StreamName(self.name, path, path, path, self._format, self._columns)
         self._notices.append(reject_stream(name, reason, self._clock()))
 
     def _watch(self, folder: str) -> None:
@@ -468,7 +470,8 @@ class FilesSource:
     # -- reading -------------------------------------------------------------------------------
 
     def _name_stream(self, state: StreamState) -> StreamName:
-        return StreamName(self.name, state.key, state.key, state.path, self._format)
+        key, path = state.key, state.path
+        return StreamName(self.name, key, key, path, self._format, self._columns)
 
     def _read(self, tracked: _Tracked, want: Want, now: float, batch: SourceBatch) -> bool:
         """Read one file on; True when it is to be looked at again without having grown."""

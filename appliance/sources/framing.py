@@ -12,13 +12,13 @@ import msgspec
 
 #: What a stream's first bytes say it is.
 Content = Literal[
-    "evtx", "gzip", "lines", "json", "binary", "utf16", "auditd", "zeek", "w3c"
+    "evtx", "gzip", "lines", "json", "binary", "utf16", "auditd", "zeek", "w3c", "columns"
 ]  # fmt: skip
 
 #: Enough first bytes to tell what a file is.
 SNIFF_BYTES = 1 << 16
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 EVTX_MAGIC = b"ElfFile\x00"
 GZIP_MAGIC = b"\x1f\x8b"
 _CONTAINERS: tuple[tuple[bytes, Content], ...] = (
@@ -131,7 +131,7 @@ def sniff_content(head: bytes) -> Content:
     text = head.lstrip(b"\x00")
     if _is_binary(text) or (head and not text):
         return "binary"
-    text = text.removeprefix(_BOM)
+    text = text.removeprefix(BOM)
     if _ARRAY_OF_OBJECTS.match(text) or _SPREAD_OBJECT.match(text):
         return "json"
     if _AUDIT_LINE.match(text):
@@ -157,7 +157,7 @@ def is_undecided(head: bytes) -> bool:
     """True when more bytes may change what `sniff_content` says of a file that still grows: only
     NULs so far, the beginning of what may become a JSON document, or that of a header or an audit
     record."""
-    text = head.lstrip(b"\x00").removeprefix(_BOM)
+    text = head.lstrip(b"\x00").removeprefix(BOM)
     return len(head) < SNIFF_BYTES and (
         not text.strip()
         or _MAYBE_DOCUMENT.match(text) is not None
@@ -446,7 +446,7 @@ class JsonFramer:
         self._close(frames, bytes(self._held))
 
     def _close_between(self, frames: list[Frame]) -> None:
-        self._close(frames, bytes(self._held).removeprefix(_BOM).strip(b" \t\r\n,[]\x00"))
+        self._close(frames, bytes(self._held).removeprefix(BOM).strip(b" \t\r\n,[]\x00"))
 
     def _close(self, frames: list[Frame], data: bytes) -> None:
         after = self._start + self._length

@@ -4,20 +4,26 @@ Zeek's TSV logs (https://docs.zeek.org/en/master/log-formats.html, "Zeek TSV For
 W3C Extended Log File Format as IIS writes it (working draft 960323, section Directives). A header
 line is no record: it becomes part of the `header` of every record behind it, until a line of the
 same name takes its place, as when a server starts anew and goes on in the same file.
+
+Columns separated by a character (RFC 4180) have one header line, the stream's first. That very line
+again, as when files are joined or a writer starts anew, is no record either.
 """
 
 import re
 from typing import Final, Literal
 
-from appliance.sources.framing import Frame, LineFramer
+from appliance.sources.framing import BOM, Frame, LineFramer
 
 #: Longest header, in bytes. Those of real systems have up to 2,000.
 HEADER_BYTES: Final = 16 << 10
 
-_BOM: Final = b"\xef\xbb\xbf"
-HeaderFormat = Literal["zeek", "w3c"]
+HeaderFormat = Literal["zeek", "w3c", "columns"]
 #: The formats by the content that a stream is found to be.
-HEADER_FORMATS: Final[dict[str, HeaderFormat]] = {"zeek": "zeek", "w3c": "w3c"}
+HEADER_FORMATS: Final[dict[str, HeaderFormat]] = {
+    "zeek": "zeek",
+    "w3c": "w3c",
+    "columns": "columns",
+}
 
 #: What a header line begins with; group 1 is its name.
 _HEADER_LINES: Final[dict[str, re.Pattern[bytes]]] = {
@@ -31,6 +37,8 @@ _HEADER_LINES: Final[dict[str, re.Pattern[bytes]]] = {
 }
 #: A line of this name begins a header of its own: nothing of the one before holds any more.
 _FIRST_NAMES: Final = frozenset({b"separator"})
+#: Name of the only header line of columns that a character separates.
+_ONLY: Final = b"columns"
 
 
 class HeaderFramer:
@@ -45,15 +53,17 @@ class HeaderFramer:
         self, offset: int, cap: int, keep: int, *, form: HeaderFormat, header: bytes = b""
     ) -> None:
         self._lines = LineFramer(offset, cap, keep)
-        self._form = _HEADER_LINES[form]
+        self._form = _HEADER_LINES.get(form)
+        self._begins = not offset
         self._parts: dict[bytes, bytes] = {}
         self._stopped_at = -1
         self.header = b""
         self.header_lines = 0
         self.broken = ""
-        for line in header.split(b"\n"):
-            if match := self._form.match(line):
-                self._parts[match[1].lower()] = line
+        for line in header.split(b"\n") if header else ():
+            name = _ONLY if self._form is None else self._name_line(line)
+            if name is not None:
+                self._parts[name] = line
         self.header = b"\n".join(self._parts.values())
 
     @property
@@ -96,15 +106,23 @@ class HeaderFramer:
         frames: list[Frame] = []
         for line in lines:
             data = line.data
-            if not line.position and data.startswith(_BOM):
-                data = data[len(_BOM) :]
-            if data[:1] == b"#" and (match := self._form.match(data)):
-                self._take_header(match[1].lower(), data, line)
+            if not line.position and data.startswith(BOM):
+                data = data[len(BOM) :]
+            if (name := self._name_line(data)) is not None:
+                self._take_header(name, data, line)
                 if self.broken:
                     break
                 continue
             frames.append(Frame(data, line.position, line.next, line.truncated, self.header))
         return frames
+
+    def _name_line(self, data: bytes) -> bytes | None:
+        """What a header line is called; None for a record."""
+        if self._form is None:
+            first = self._begins and not self.header
+            return _ONLY if first or data == self.header != b"" else None
+        match = self._form.match(data) if data[:1] == b"#" else None
+        return match[1].lower() if match else None
 
     def _take_header(self, name: bytes, data: bytes, line: Frame) -> None:
         parts = {} if name in _FIRST_NAMES else dict(self._parts)

@@ -21,6 +21,7 @@ from appliance.errors import SourceError
 from appliance.schema import RECORD_FORMATS, Cursor, RawRecord, Rejected
 from appliance.sources.audit_framing import AuditFramer
 from appliance.sources.framing import (
+    BOM,
     GZIP_MAGIC,
     SNIFF_BYTES,
     Content,
@@ -40,7 +41,7 @@ CHUNK_BYTES = 1 << 18
 _FRAMED_FORMATS: dict[str, Content] = {"auditd": "auditd", "zeek": "zeek", "w3c": "w3c"}
 _LINE_FORMATS = frozenset(RECORD_FORMATS) - {"auto", "json"} - _FRAMED_FORMATS.keys()
 #: Contents that are lines of text, whatever way they are framed.
-_LINED: frozenset[Content] = frozenset({"lines", "json", *_FRAMED_FORMATS.values()})
+_LINED: frozenset[Content] = frozenset({"lines", "json", "columns", *_FRAMED_FORMATS.values()})
 #: What reading a damaged or unfinished gzip raises.
 _DAMAGES = (OSError, EOFError, zlib.error)
 
@@ -59,13 +60,15 @@ class StreamLimits(msgspec.Struct, frozen=True):
 
 class StreamName(msgspec.Struct, frozen=True):
     """Who a stream is: its source, its key in the source, the name that enters record ids, the
-    path an operator can open, and the format its records are in ("auto" or a decoder's name)."""
+    path an operator can open, and the format its records are in ("auto" or a decoder's name).
+    `columns` says that the first line names the columns of the others."""
 
     source: str
     key: str
     logical: str
     path: str
     format: str = "auto"
+    columns: bool = False
 
 
 class StreamBatch(msgspec.Struct):
@@ -184,6 +187,9 @@ class Stream:
             return False
         if content == "evtx":
             return self._open_evtx(batch, received, head)
+        if content == "columns" and self.position and not self.header:
+            # The file was read as something else before.
+            self.header = head.lstrip(b"\x00").removeprefix(BOM).lstrip().split(b"\n")[0].rstrip()
         self._framer = self._start_framer(content)
         if 0 <= self.overlong_from < self.position:
             self._bytes.seek(self.overlong_from)
@@ -237,6 +243,8 @@ class Stream:
             content = "lines"
         if content not in _LINED:
             return content
+        if self.name.columns:
+            return "columns"
         named = self.name.format
         if named == "auto":
             return content

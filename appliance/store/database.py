@@ -1,14 +1,13 @@
 """The one transaction: what a batch of records led to, and that the records were read, together.
 
 One SQLite database in WAL mode holds checkpoints, counts, findings, incidents, correlation keys,
-the rejected and the outbox. This is the only home of sqlite3. Raw events are not in it.
+the rejected and the outbox. This folder is the only home of sqlite3. Raw events are not in it.
 
 A commit is on disk before it returns (synchronous=FULL): after any crash the database is as some
 commit left it, and the sources go on behind the records of that commit.
 """
 
 import math
-import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,104 +18,74 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from appliance.emit.text import show_surrogates
+from appliance.archive.rows import SegmentRow
+from appliance.audit import Chain, Entry, Head
 from appliance.errors import StoreError
+from appliance.incident import Action, Case
 from appliance.inventory.seen import Software
 from appliance.schema import (
-    LEVELS,
     Checkpoint,
     CorrelationChange,
+    FoldState,
     Incident,
-    Link,
     Message,
-    MessageKind,
     OnStep,
-    Rejected,
     SinkPosition,
-    WindowChange,
+    Span,
+    Usual,
     WindowEvent,
     WindowGroup,
     ignore_step,
 )
-
-Row = dict[str, Any]
+from appliance.store.cases import (
+    StoreDesk,
+    append_entry,
+    audit_holds,
+    count_suppressed,
+    drop_lost_cases,
+    list_actions,
+    list_suppressions,
+    read_case,
+    read_head,
+    verify_log,
+)
+from appliance.store.digest import Shift, read_shift
+from appliance.store.migrations import MIGRATIONS, migrate
+from appliance.store.ranking import rank_incidents
+from appliance.store.rows import (
+    Batch,
+    FindingDelivery,
+    Outgoing,
+    Row,
+    SinkProgress,
+    StoreLimits,
+    dump,
+    finding_body,
+    storable,
+    store_errors,
+)
+from appliance.store.segments import (
+    drop_segments,
+    list_segments,
+    put_segments,
+    settle_segment,
+)
+from appliance.store.upkeep import used_bytes
+from appliance.store.writing import (
+    add_count,
+    number_messages,
+    put_checkpoints,
+    put_correlation,
+    put_counts,
+    put_messages,
+    put_rejected,
+    put_software,
+    put_windows,
+)
+from appliance.suppression import Suppression
 
 #: Findings read in one turn of `Store.iterate_findings`: others wait no longer than for these.
 PAGE_FINDINGS: Final = 500
-
-#: One script a schema version, applied in order and never changed once released.
-MIGRATIONS: Final[tuple[str, ...]] = (
-    """
-    CREATE TABLE checkpoints (
-        source TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL,
-        PRIMARY KEY (source, key)) WITHOUT ROWID;
-    CREATE TABLE counts (
-        scope TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
-        PRIMARY KEY (scope, name)) WITHOUT ROWID;
-    CREATE TABLE findings (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, time REAL NOT NULL,
-        level INTEGER NOT NULL, detector TEXT NOT NULL, rule_id TEXT NOT NULL,
-        incident TEXT NOT NULL, pending INTEGER NOT NULL, body BLOB NOT NULL);
-    CREATE INDEX findings_pending ON findings (rule_id) WHERE pending = 1;
-    CREATE INDEX findings_time ON findings (time);
-    CREATE INDEX findings_incident ON findings (incident);
-    CREATE TABLE incidents (
-        id TEXT PRIMARY KEY, number INTEGER NOT NULL, level INTEGER NOT NULL,
-        first_seen REAL NOT NULL, last_seen REAL NOT NULL, merged_into TEXT, body BLOB NOT NULL);
-    CREATE INDEX incidents_number ON incidents (number);
-    CREATE TABLE links (
-        key TEXT PRIMARY KEY, incident TEXT NOT NULL, first REAL NOT NULL, last REAL NOT NULL);
-    CREATE TABLE rejected (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NULL, source TEXT NOT NULL,
-        path TEXT NOT NULL, position INTEGER NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,
-        length INTEGER NOT NULL, data BLOB NOT NULL);
-    CREATE TABLE outbox (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL,
-        time REAL NOT NULL, body BLOB NOT NULL);
-    CREATE TABLE sinks (
-        name TEXT PRIMARY KEY, seq INTEGER NOT NULL, length INTEGER NOT NULL,
-        identity TEXT NOT NULL, delivered INTEGER NOT NULL, lost INTEGER NOT NULL);
-    CREATE TABLE verdicts (
-        rule_hash TEXT NOT NULL, base_hash TEXT NOT NULL, body BLOB NOT NULL,
-        PRIMARY KEY (rule_hash, base_hash)) WITHOUT ROWID;
-    """,
-    # When a finding's record came in (of older ones only known: no later than the newest), the
-    # outbox row of its first message (0: not known), and from which row on a sink has been told.
-    """
-    ALTER TABLE findings ADD COLUMN received REAL NOT NULL DEFAULT 0;
-    ALTER TABLE findings ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE sinks ADD COLUMN began INTEGER NOT NULL DEFAULT 0;
-    UPDATE findings SET received =
-        COALESCE((SELECT MAX(value) FROM counts WHERE name = 'last_received'), time);
-    CREATE INDEX findings_received ON findings (received);
-    CREATE INDEX rejected_received ON rejected (received);
-    """,
-    # The operator's reason for keeping a finding from sinks and incidents; empty for all others.
-    """
-    ALTER TABLE findings ADD COLUMN suppressed TEXT NOT NULL DEFAULT '';
-    """,
-    # The groups of Sigma correlations (rule: the correlation's hash) and the events in them.
-    """
-    CREATE TABLE windows (
-        number INTEGER PRIMARY KEY, rule TEXT NOT NULL, touched REAL NOT NULL, body BLOB NOT NULL);
-    CREATE TABLE window_events (
-        number INTEGER NOT NULL, time REAL NOT NULL, id TEXT NOT NULL, base INTEGER NOT NULL,
-        value TEXT, held INTEGER NOT NULL,
-        PRIMARY KEY (number, time, id, base)) WITHOUT ROWID;
-    """,
-    # The inventory: software that logs reveal (`removed`: when it was taken away or replaced).
-    """
-    CREATE TABLE software (
-        host TEXT NOT NULL, vendor TEXT NOT NULL, product TEXT NOT NULL, version TEXT NOT NULL,
-        how TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL, removed REAL,
-        installed INTEGER NOT NULL,
-        PRIMARY KEY (host, vendor, product, version, how)) WITHOUT ROWID;
-    """,
-)
-
-
-#: SQLite keeps 63 bits and the sign.
-LARGEST_INTEGER: Final = (1 << 63) - 1
 
 
 #: Rows that one look at age and size deletes at the most: no commit takes long for it.
@@ -126,91 +95,6 @@ EXPIRE_SECONDS: Final = 60.0
 EXPIRE_AGAIN_SECONDS: Final = 1.0
 #: Test messages whose place in the outbox is remembered.
 MOST_TESTS: Final = 100
-
-
-class StoreLimits(msgspec.Struct, frozen=True):
-    """Rows kept of each growing table, and bytes kept of each rejected record.
-
-    `findings_seconds` and `rejected_seconds` say how long a row is kept after its record came in,
-    `software_seconds` how long after it was removed or, where no package manager speaks of it, last
-    seen; `store_bytes` how large the database may grow (0: no limit). These four are looked at once
-    in EXPIRE_SECONDS, a bounded number of rows each time.
-    """
-
-    findings: int = 1_000_000
-    incidents: int = 100_000
-    rejected: int = 10_000
-    rejected_bytes: int = 1 << 16
-    outbox: int = 100_000
-    verdicts: int = 50_000
-    findings_seconds: float = 0.0
-    rejected_seconds: float = 0.0
-    software_seconds: float = 180 * 86400.0
-    store_bytes: int = 0
-
-
-class FindingRow(msgspec.Struct, frozen=True):
-    """A finding as stored: what is searched, and the body that readers get. `level` is the index
-    in schema.LEVELS; `pending` says that an expert has not answered yet; `received` is when its
-    record came in (0: taken to be `time`); `suppressed` is the operator's reason for keeping it
-    from sinks and incidents, empty for all others."""
-
-    id: str
-    time: float
-    level: int
-    detector: str
-    rule_id: str
-    body: Row
-    pending: bool = False
-    received: float = 0.0
-    suppressed: str = ""
-
-
-class SinkProgress(msgspec.Struct, frozen=True):
-    """How far a sink has come in the outbox: it was told of rows behind `began` (0 where that was
-    not kept) and has passed all up to `seq`; `delivered` and `lost` count messages."""
-
-    name: str
-    began: int
-    seq: int
-    delivered: int
-    lost: int
-
-
-class FindingDelivery(msgspec.Struct, frozen=True):
-    """A finding's way out. `received` is when its record came in (epoch seconds), `seq` the outbox
-    row of its first message (0: there was none, or it was not kept), `pending` says that an expert
-    has not answered, `waiting` are its messages still in the outbox as (row, kind)."""
-
-    received: float
-    seq: int
-    pending: bool
-    waiting: tuple[tuple[int, MessageKind], ...]
-    sinks: tuple[SinkProgress, ...]
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """A message that has no place in the outbox yet."""
-
-    kind: MessageKind
-    id: str
-    time: float
-    body: Row
-
-
-class Batch(msgspec.Struct):
-    """All that one turn of the line changes. `counts` maps (scope, name) to what is added;
-    `latest` to what the value becomes when it is larger."""
-
-    checkpoints: list[Checkpoint]
-    findings: list[FindingRow]
-    correlation: CorrelationChange
-    rejected: list[Rejected]
-    counts: dict[tuple[str, str], float]
-    latest: dict[tuple[str, str], float]
-    messages: list[Outgoing]
-    windows: WindowChange | None = None
-    software: list[Software] = msgspec.field(default_factory=list)
 
 
 class Store:
@@ -235,12 +119,12 @@ class Store:
         self._lock = threading.RLock()
         self._expire_at = -math.inf
         self._test_seqs: dict[str, int] = {}
-        with _store_errors(path):
-            self._db = _connect(path, read_only=read_only)
+        with store_errors(path):
+            self._db = connect(path, read_only=read_only)
             try:
                 if not read_only:
-                    _prepare(self._db, durable=durable)
-                self.version = _migrate(self._db, migrations, read_only=read_only)
+                    prepare(self._db, durable=durable)
+                self.version = migrate(self._db, migrations, read_only=read_only)
             except BaseException:
                 self._db.close()
                 raise
@@ -257,13 +141,13 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _store_errors(self.path):
+        with self._lock, store_errors(self.path):
             yield self._db
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
-        with self._lock, _store_errors(self.path):
+        with self._lock, store_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -280,40 +164,42 @@ class Store:
     def write_batch(self, batch: Batch) -> None:
         """The one transaction: everything of the batch, or StoreError and nothing of it."""
         with self._writing() as db:
-            _put_checkpoints(db, batch.checkpoints)
+            put_checkpoints(db, batch.checkpoints)
             self._on_step("store.checkpoints.after")
             joined = batch.correlation.joined
-            seqs = _number_messages(db, batch.messages)
+            seqs = number_messages(db, batch.messages)
             self._remember_tests(batch.messages, seqs)
             db.executemany(
                 "INSERT OR IGNORE INTO findings"
                 " (id, time, level, detector, rule_id, incident, pending, body, received, seq,"
-                " suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " suppressed, fold) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         f.id,
-                        _storable(f.time),
+                        storable(f.time),
                         f.level,
                         f.detector,
                         f.rule_id,
-                        "" if f.suppressed else joined[f.id],
+                        "" if f.suppressed else joined.get(f.id, ""),
                         f.pending,
-                        _dump(f.body),
-                        _storable(f.received or f.time),
+                        dump(f.body),
+                        storable(f.received or f.time),
                         seqs.get(f.id, 0),
                         f.suppressed,
+                        batch.correlation.folded.get(f.id, ""),
                     )
                     for f in batch.findings
                 ],
             )
-            _put_correlation(db, batch.correlation)
+            put_correlation(db, batch.correlation)
             if batch.windows is not None:
-                _put_windows(db, batch.windows)
+                put_windows(db, batch.windows)
             self._on_step("store.findings.after")
-            _put_rejected(db, batch.rejected, self._limits.rejected_bytes)
-            _put_messages(db, batch.messages)
-            _put_software(db, batch.software)
-            _put_counts(db, batch)
+            put_rejected(db, batch.rejected, self._limits.rejected_bytes)
+            put_messages(db, batch.messages)
+            put_software(db, batch.software)
+            put_segments(db, batch.segments)
+            put_counts(db, batch)
             self._trim(db, batch)
             newest = [time for (_, name), time in batch.latest.items() if name == "last_received"]
             if newest and (math.isfinite(now := max(newest))):
@@ -340,9 +226,19 @@ class Store:
         with self._writing() as db:
             db.executemany(
                 "UPDATE findings SET body = ?, pending = 0 WHERE id = ?",
-                [(_dump(body), key) for key, body in bodies.items()],
+                [(dump(body), key) for key, body in bodies.items()],
             )
-            _put_messages(db, messages)
+            put_messages(db, messages)
+
+    def settle_segment(self, row: SegmentRow, unread: int = 0) -> None:
+        """A segment of the archive has become a Parquet file (see `store.segments`)."""
+        with self._writing() as db:
+            settle_segment(db, row, unread)
+
+    def drop_segments(self, rows: Sequence[SegmentRow], why: str) -> None:
+        """Parts of the archive are gone: their events are counted as `why`."""
+        with self._writing() as db:
+            drop_segments(db, rows, why)
 
     def put_verdict(self, rule_hash: str, base_hash: str, body: bytes) -> None:
         """Cache what the knowledge expert found for a rule, for this knowledge base."""
@@ -377,7 +273,7 @@ class Store:
                     " WHERE name = 'outbox')",
                     (name,),
                 )
-            _drop_delivered(db)
+            drop_delivered(db)
 
     def commit_sink(self, name: str, position: SinkPosition, delivered: int, lost: int) -> None:
         """A sink has come to `position`; what all sinks have is no longer kept."""
@@ -387,7 +283,7 @@ class Store:
                 "delivered = delivered + ?, lost = lost + ? WHERE name = ?",
                 (position.seq, position.length, position.identity, delivered, lost, name),
             )
-            _drop_delivered(db)
+            drop_delivered(db)
 
     def keep_windows(self, rules: Collection[str]) -> None:
         """Forget the groups of correlations other than these, named by their hashes."""
@@ -416,7 +312,7 @@ class Store:
         with self._reading() as db:
             there = db.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'spool'").fetchone()
             rows = db.execute("SELECT body FROM temp.spool ORDER BY time, id") if there else ()
-        with _store_errors(self.path):
+        with store_errors(self.path):
             for (body,) in rows:
                 yield body
 
@@ -436,7 +332,7 @@ class Store:
                 ((newest or 0) - cap,),
             ).rowcount
             if gone:
-                _add_count(db, "store", f"{table}_over_cap", gone)
+                add_count(db, "store", f"{table}_over_cap", gone)
         if batch.correlation.incidents:
             self._trim_incidents(db)
 
@@ -461,7 +357,7 @@ class Store:
                 ).rowcount
                 full = full or gone == EXPIRE_ROWS
                 if gone:
-                    _add_count(db, "store", f"{table}_expired", gone)
+                    add_count(db, "store", f"{table}_expired", gone)
         if limits.software_seconds > 0:
             oldest = now - limits.software_seconds
             gone = db.execute(
@@ -469,8 +365,8 @@ class Store:
                 (oldest, oldest),
             ).rowcount
             if gone:
-                _add_count(db, "store", "software_expired", gone)
-        if limits.store_bytes and _used_bytes(db) > limits.store_bytes:
+                add_count(db, "store", "software_expired", gone)
+        if limits.store_bytes and used_bytes(db) > limits.store_bytes:
             full = True
             for table in ("rejected", "findings"):
                 gone = db.execute(
@@ -479,7 +375,7 @@ class Store:
                     (EXPIRE_ROWS,),
                 ).rowcount
                 if gone:
-                    _add_count(db, "store", f"{table}_over_bytes", gone)
+                    add_count(db, "store", f"{table}_over_bytes", gone)
                     break
         self._expire_at = now + (EXPIRE_AGAIN_SECONDS if full else EXPIRE_SECONDS)
 
@@ -494,7 +390,81 @@ class Store:
                 " (SELECT rowid FROM incidents ORDER BY rowid LIMIT ?)",
                 (surplus,),
             )
-            _add_count(db, "store", "incidents_over_cap", surplus)
+            drop_lost_cases(db)
+            add_count(db, "store", "incidents_over_cap", surplus)
+
+    # -- what operators do ---------------------------------------------------------------------
+
+    @contextmanager
+    def working(
+        self,
+        *,
+        actor: str,
+        now: float,
+        claimed: str = "",
+        sinks: bool = True,
+        seen: Head | None = None,
+    ) -> Iterator[StoreDesk]:
+        """What an operator asks for is done in one transaction: all of it or nothing. Not while a
+        batch of the line is between its beginning and its `write_batch`: it would undo this."""
+        with self._writing() as db:
+            desk = StoreDesk(db, actor=actor, now=now, claimed=claimed, sinks=sinks, seen=seen)
+            yield desk
+            desk.flush()
+
+    def log_action(self, entry: Entry, *, actor: str, now: float) -> Action:
+        """Write an entry into the audit log."""
+        with self._writing() as db:
+            return append_entry(db, entry, actor=actor, now=now)
+
+    def case(self, incident: str) -> Case:
+        """What operators made of an incident; an open one where nobody did anything."""
+        with self._reading() as db:
+            return read_case(db, incident)
+
+    def actions(
+        self, subject: str | None = None, *, since: float = -math.inf, limit: int = -1
+    ) -> list[Action]:
+        """The audit log's entries, oldest first: all, or those about an incident and what was
+        merged into it. `limit` keeps the newest."""
+        with self._reading() as db:
+            subjects = None if subject is None else [subject, *self._list_merged(db, subject)]
+            return list_actions(db, subjects, since, limit)
+
+    def _list_merged(self, db: sqlite3.Connection, incident: str) -> list[str]:
+        rows = db.execute(
+            "WITH RECURSIVE gone(id) AS (SELECT id FROM incidents WHERE merged_into = ?"
+            " UNION SELECT incidents.id FROM incidents JOIN gone"
+            " ON incidents.merged_into = gone.id) SELECT id FROM gone LIMIT 500",
+            (incident,),
+        ).fetchall()
+        return [key for (key,) in rows]
+
+    def audit_head(self) -> Head | None:
+        """The newest entry of the audit log as it is remembered beside it, None when that is
+        gone."""
+        with self._reading() as db:
+            return read_head(db)
+
+    def verify_audit(self) -> Chain:
+        """Follow the audit log's chain from its beginning."""
+        with self._reading() as db:
+            return verify_log(db)
+
+    def audit_holds(self, head: Head) -> bool:
+        """Whether the audit log has the entry with this number and hash."""
+        with self._reading() as db:
+            return audit_holds(db, head)
+
+    def suppressions(self) -> list[Suppression]:
+        """What was suppressed by command, also what holds no longer."""
+        with self._reading() as db:
+            return list_suppressions(db)
+
+    def count_suppressed(self, reason: str) -> int:
+        """Findings that are stored as suppressed for this reason."""
+        with self._reading() as db:
+            return count_suppressed(db, reason)
 
     # -- reading, for the line -------------------------------------------------------------------
 
@@ -504,11 +474,77 @@ class Store:
             rows = db.execute("SELECT key, state FROM checkpoints WHERE source = ?", (source,))
             return [Checkpoint(source, key, state) for key, state in rows]
 
-    def links(self) -> dict[str, Link]:
-        """Correlation keys, oldest first."""
+    def links(self) -> dict[str, tuple[Span, ...]]:
+        """Correlation keys with their spans, those first that were not touched for longest."""
+        decode = msgspec.msgpack.Decoder(tuple[Span, ...]).decode
         with self._reading() as db:
-            rows = db.execute("SELECT key, incident, first, last FROM links ORDER BY rowid")
-            return {key: Link(incident, first, last) for key, incident, first, last in rows}
+            rows = db.execute("SELECT key, spans FROM links ORDER BY rowid")
+            return {key: decode(spans) for key, spans in rows}
+
+    def usuals(self) -> dict[str, Usual]:
+        """What is usual here, by key, in the same order."""
+        decode = msgspec.msgpack.Decoder(Usual).decode
+        with self._reading() as db:
+            rows = db.execute("SELECT key, body FROM usuals ORDER BY rowid")
+            return {key: decode(body) for key, body in rows}
+
+    def fold(self, key: str) -> FoldState | None:
+        """One fold by its id."""
+        with self._reading() as db:
+            row = db.execute("SELECT body, incident FROM folds WHERE id = ?", (key,)).fetchone()
+        return None if row is None else _read_fold(*row)
+
+    def recent_folds(self, limit: int) -> dict[str, FoldState]:
+        """The folds with the newest findings, oldest first, by id."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT body, incident FROM folds ORDER BY last DESC LIMIT ?", (limit,)
+            ).fetchall()
+        folds = [_read_fold(*row) for row in reversed(rows)]
+        return {fold.id: fold for fold in folds}
+
+    def incident_folds(self, incident: str) -> list[FoldState]:
+        """The folds of an incident, in order of time."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT body, incident FROM folds WHERE incident = ?", (incident,)
+            ).fetchall()
+        return sorted((_read_fold(*row) for row in rows), key=lambda one: (one.first, one.id))
+
+    def iterate_timed(self) -> Iterator[tuple[float, Row]]:
+        """(event time, body) of all findings that are not suppressed, in order of time."""
+        last: tuple[float, int] = (-math.inf, 0)
+        while True:
+            with self._reading() as db:
+                rows = db.execute(
+                    "SELECT time, number, body FROM findings"
+                    " WHERE (time, number) > (?, ?) AND suppressed = ''"
+                    " ORDER BY time, number LIMIT ?",
+                    (*last, PAGE_FINDINGS),
+                ).fetchall()
+            for time, _, body in rows:
+                yield time, orjson.loads(body)
+            if len(rows) < PAGE_FINDINGS:
+                return
+            last = (rows[-1][0], rows[-1][1])
+
+    def put_correlation(self, change: CorrelationChange) -> None:
+        """Incidents of findings that are stored already: of a scan, which joins them in the order
+        of their times when all are read."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE findings SET incident = ?, fold = ? WHERE id = ?",
+                [
+                    (incident, change.folded[finding], finding)
+                    for finding, incident in change.joined.items()
+                ],
+            )
+            put_correlation(db, change)
+
+    def segments(self) -> list[SegmentRow]:
+        """The parts of the archive, by name."""
+        with self._reading() as db:
+            return list_segments(db)
 
     def windows(self) -> list[tuple[WindowGroup, list[WindowEvent]]]:
         """The groups of Sigma correlations with their events, in order."""
@@ -628,7 +664,7 @@ class Store:
         query += " ORDER BY time DESC, number DESC LIMIT ?"
         with self._reading() as db:
             rows = db.execute(query, (*values, limit)).fetchall()
-        return [_finding_body(*row) for row in reversed(rows)]
+        return [finding_body(*row) for row in reversed(rows)]
 
     def pending_rules(self) -> list[str]:
         """Rules with findings on which an expert has not answered yet."""
@@ -644,7 +680,7 @@ class Store:
                 " ORDER BY number LIMIT ?",
                 (rule_id, limit),
             ).fetchall()
-        return [_finding_body(*row) for row in rows]
+        return [finding_body(*row) for row in rows]
 
     def delivered(self, key: str) -> dict[str, bool]:
         """For each sink, whether it has passed every message with this id. False for all of them
@@ -689,7 +725,7 @@ class Store:
                     "SELECT body, incident FROM findings WHERE id = ?", (key,)
                 ).fetchone()
                 if row is not None:
-                    found[key] = _finding_body(*row)
+                    found[key] = finding_body(*row)
         return found
 
     def iterate_findings(self) -> Iterator[Row]:
@@ -705,7 +741,7 @@ class Store:
                     (*last, PAGE_FINDINGS),
                 ).fetchall()
             for _, _, body, incident in rows:
-                yield _finding_body(body, incident)
+                yield finding_body(body, incident)
             if len(rows) < PAGE_FINDINGS:
                 return
             last = (rows[-1][0], rows[-1][1])
@@ -718,10 +754,31 @@ class Store:
             rows = db.execute(
                 "SELECT body FROM incidents"
                 " WHERE merged_into IS NULL AND last_seen >= ? AND level >= ?"
-                " ORDER BY level DESC, last_seen DESC, number DESC LIMIT ?",
+                " ORDER BY score DESC, level DESC, last_seen DESC, number DESC LIMIT ?",
                 (since, level, limit),
             ).fetchall()
         return [msgspec.json.decode(body, type=Incident) for (body,) in rows]
+
+    def ranked_incidents(
+        self,
+        *,
+        since: float = -math.inf,
+        level: int = 0,
+        status: str | None = None,
+        kind: str = "incident",
+        limit: int = -1,
+    ) -> list[tuple[Incident, str]]:
+        """Incidents of one kind ("incident", "minor", "routine") with the status of their case,
+        the first to be looked at first."""
+        with self._reading() as db:
+            return rank_incidents(
+                db, since=since, level=level, status=status, kind=kind, limit=limit
+            )
+
+    def shift(self, *, since: float, until: float, begin: float, step: float) -> Shift:
+        """What came in from `since` to `until` (epoch seconds, by receipt), for the digest."""
+        with self._reading() as db:
+            return read_shift(db, since=since, until=until, begin=begin, step=step)
 
     def find_ids(self, prefix: str) -> list[tuple[str, str]]:
         """('finding'|'incident', full id) of everything whose id starts with `prefix` (hex digits);
@@ -821,48 +878,21 @@ class Store:
         ]
 
 
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    """The doorway where sqlite3's errors become ours, those for values that it can't hold, too."""
-    try:
-        yield
-    except (sqlite3.Error, OverflowError, UnicodeError) as error:
-        raise StoreError(f"{path}: {error}") from error
+def _read_fold(body: bytes, incident: str) -> FoldState:
+    fold = msgspec.msgpack.decode(body, type=FoldState)
+    fold.incident = incident
+    return fold
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
 
 
-def _prepare(db: sqlite3.Connection, *, durable: bool) -> None:
+def prepare(db: sqlite3.Connection, *, durable: bool) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     db.execute("PRAGMA journal_size_limit = 67108864")
-
-
-def _migrate(db: sqlite3.Connection, migrations: Sequence[str], *, read_only: bool) -> int:
-    """Bring the schema to the newest version, each step in a transaction of its own.
-
-    A step that fails leaves its transaction open: the caller closes the connection, which undoes
-    it.
-    """
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if version > len(migrations):
-        raise StoreError(
-            f"the store has schema {version}; this version knows up to {len(migrations)}: "
-            "install the version that wrote it, or start with an empty state directory"
-        )
-    if read_only and version < len(migrations):
-        raise StoreError(f"the store has schema {version}: start the daemon once to bring it up")
-    while version < len(migrations):
-        version += 1
-        # On lines of their own: a script may end in a comment, which must not swallow the COMMIT.
-        db.executescript(
-            f"BEGIN IMMEDIATE;\n{migrations[version - 1]}\n;"
-            f"PRAGMA user_version = {version};\nCOMMIT;"
-        )
-    return version
 
 
 #: How many messages behind a sink's position (a row of `sinks`) are no longer in the outbox.
@@ -879,407 +909,9 @@ _LOST: Final = (
 _LAST: Final = "COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), sinks.seq)"
 
 
-def _drop_delivered(db: sqlite3.Connection) -> None:
+def drop_delivered(db: sqlite3.Connection) -> None:
     """Forget the messages that no sink has still to read."""
     db.execute(
         "DELETE FROM outbox WHERE seq <= COALESCE((SELECT MIN(seq) FROM sinks),"
         " (SELECT MAX(seq) FROM outbox))"
     )
-
-
-def _storable(time: float) -> float:
-    """The time, or 0 where it is no number: SQL has no NaN, and JSON neither NaN nor infinity.
-    One forged time must not keep a batch from being stored, or an incident from being read."""
-    return time if math.isfinite(time) else 0.0
-
-
-def _dump(body: Row) -> bytes:
-    return orjson.dumps(body)
-
-
-def _finding_body(body: bytes, incident: str) -> Row:
-    row: Row = orjson.loads(body)
-    row["incident"] = incident or None
-    return row
-
-
-def _put_checkpoints(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) -> None:
-    for checkpoint in checkpoints:
-        if checkpoint.state:
-            db.execute(
-                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)",
-                (checkpoint.source, checkpoint.key, checkpoint.state),
-            )
-        else:
-            db.execute(
-                "DELETE FROM checkpoints WHERE source = ? AND key = ?",
-                (checkpoint.source, checkpoint.key),
-            )
-
-
-def _put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
-    for changed in change.incidents.values():
-        incident = msgspec.structs.replace(
-            changed,
-            first_seen=_storable(changed.first_seen),
-            last_seen=_storable(changed.last_seen),
-        )
-        _reach_count(db, "store", "incident_number", incident.number)
-        db.execute(
-            "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, NULL, ?)",
-            (
-                incident.id,
-                incident.number,
-                LEVELS.index(incident.level),
-                incident.first_seen,
-                incident.last_seen,
-                msgspec.json.encode(incident),
-            ),
-        )
-    for merged, into in change.merged.items():
-        # Also one that was opened and merged within this batch has a row: its id may have been
-        # worked out by somebody who reads the same logs.
-        db.execute("UPDATE incidents SET merged_into = ? WHERE id = ?", (into, merged))
-        db.execute("UPDATE findings SET incident = ? WHERE incident = ?", (into, merged))
-    for key, link in change.links.items():
-        # Deleted first: a link that was touched goes to the end, where the newest are.
-        db.execute("DELETE FROM links WHERE key = ?", (key,))
-        if link is not None:
-            db.execute(
-                "INSERT INTO links VALUES (?, ?, ?, ?)",
-                (key, link.incident, _storable(link.first), _storable(link.last)),
-            )
-
-
-def _put_windows(db: sqlite3.Connection, change: WindowChange) -> None:
-    dropped = [(number,) for number, group in change.groups.items() if group is None]
-    db.executemany("DELETE FROM window_events WHERE number = ?", dropped)
-    db.executemany("DELETE FROM windows WHERE number = ?", dropped)
-    db.executemany(
-        "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?)",
-        [
-            (number, group.rule, _storable(group.touched), msgspec.json.encode(group))
-            for number, group in change.groups.items()
-            if group is not None
-        ],
-    )
-    db.executemany(
-        "DELETE FROM window_events WHERE number = ? AND time = ? AND id = ? AND base = ?",
-        [(number, event.time, event.id, event.base) for number, event in change.gone],
-    )
-    db.executemany(
-        "INSERT OR REPLACE INTO window_events VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (number, event.time, event.id, event.base, event.value, event.held)
-            for number, event in change.events
-        ],
-    )
-
-
-def _put_rejected(db: sqlite3.Connection, rejected: Sequence[Rejected], cap: int) -> None:
-    db.executemany(
-        "INSERT INTO rejected (received, source, path, position, stage, reason, length, data)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                _storable(r.record.received),
-                r.record.source,
-                show_surrogates(r.record.path),
-                min(r.record.cursor.position, LARGEST_INTEGER),
-                r.stage,
-                show_surrogates(r.reason),
-                r.length,
-                r.record.data[:cap],
-            )
-            for r in rejected
-        ],
-    )
-
-
-def _put_software(db: sqlite3.Connection, rows: Sequence[Software]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO software VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                row.host,
-                row.vendor,
-                row.product,
-                row.version,
-                row.how,
-                _storable(row.first_seen),
-                _storable(row.last_seen),
-                None if row.removed is None else _storable(row.removed),
-                row.installed,
-            )
-            for row in rows
-        ],
-    )
-
-
-def _put_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> None:
-    db.executemany(
-        "INSERT INTO outbox (kind, id, time, body) VALUES (?, ?, ?, ?)",
-        [(m.kind, m.id, _storable(m.time), _dump(m.body)) for m in messages],
-    )
-
-
-def _number_messages(db: sqlite3.Connection, messages: Sequence[Outgoing]) -> dict[str, int]:
-    """The outbox rows that the findings and tests among these messages are going to have, by id:
-    within a transaction AUTOINCREMENT gives one number after another."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-    first = (row[0] if row else 0) + 1
-    return {
-        m.id: first + place for place, m in enumerate(messages) if m.kind in ("finding", "test")
-    }
-
-
-def _used_bytes(db: sqlite3.Connection) -> int:
-    """Bytes of the database that hold something: freed pages are used again before it grows."""
-    (pages,) = db.execute("PRAGMA page_count").fetchone()
-    (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    (size,) = db.execute("PRAGMA page_size").fetchone()
-    return int((pages - free) * size)
-
-
-def _put_counts(db: sqlite3.Connection, batch: Batch) -> None:
-    for (scope, name), value in batch.counts.items():
-        _add_count(db, scope, name, value)
-    for (scope, name), value in batch.latest.items():
-        if math.isfinite(value):
-            _reach_count(db, scope, name, value)
-
-
-def _reach_count(db: sqlite3.Connection, scope: str, name: str, value: float) -> None:
-    db.execute(
-        "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT (scope, name)"
-        " DO UPDATE SET value = MAX(value, excluded.value)",
-        (scope, name, value),
-    )
-
-
-def _add_count(db: sqlite3.Connection, scope: str, name: str, value: float) -> None:
-    db.execute(
-        "INSERT INTO counts VALUES (?, ?, ?) ON CONFLICT (scope, name)"
-        " DO UPDATE SET value = value + excluded.value",
-        (scope, name, value),
-    )
-
-
-# -- looking after the database as a file ----------------------------------------------------------
-
-#: Complaints of SQLite's own check that are kept.
-MOST_PROBLEMS: Final = 20
-#: What a backup must hold to be a store.
-_TABLES: Final = frozenset(
-    {"checkpoints", "counts", "findings", "incidents", "links", "outbox", "rejected", "sinks"}
-)
-#: Tables whose rows have a time, with the column that tells it.
-_TIMES: Final = {
-    "findings": "time", "incidents": "last_seen", "rejected": "received", "software": "last_seen",
-}  # fmt: skip
-
-
-class StoreFacts(msgspec.Struct, frozen=True):
-    """A store as a file. Sizes in bytes: `file_bytes` of the database, `wal_bytes` of its
-    write-ahead log, `free_bytes` of pages that will be used again. `problems` is what SQLite's
-    quick_check says, empty when it says ok; `oldest` and `newest` are epoch seconds by table;
-    `counts` are the store's own, among them what it let go, and why."""
-
-    path: str
-    schema: int
-    known_schema: int
-    file_bytes: int
-    wal_bytes: int
-    used_bytes: int
-    free_bytes: int
-    page_bytes: int
-    problems: tuple[str, ...]
-    rows: dict[str, int]
-    oldest: dict[str, float | None]
-    newest: dict[str, float | None]
-    counts: dict[str, float]
-
-
-def inspect_store(path: Path) -> StoreFacts:
-    """Look at the database, read-only, whatever its schema. Raises StoreError when it can't be
-    opened or is no database at all."""
-    with _store_errors(path), _opened(path) as db:
-        names = _list_tables(db)
-        rows = {t: _count_rows(db, t) for t in sorted(names & {*_TABLES, *_TIMES})}
-        ranges = {
-            table: db.execute(f"SELECT MIN({name}), MAX({name}) FROM {table}").fetchone()  # noqa: S608
-            for table, name in _TIMES.items()
-            if table in names
-        }
-        (page,) = db.execute("PRAGMA page_size").fetchone()
-        (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        return StoreFacts(
-            path=str(path),
-            schema=_read_schema(db),
-            known_schema=len(MIGRATIONS),
-            file_bytes=_size_of(path),
-            wal_bytes=_size_of(_beside(path, "-wal")),
-            used_bytes=_used_bytes(db),
-            free_bytes=free * page,
-            page_bytes=page,
-            problems=tuple(_check_database(db)),
-            rows=rows,
-            oldest={table: first for table, (first, _) in ranges.items()},
-            newest={table: last for table, (_, last) in ranges.items()},
-            counts=dict(
-                db.execute("SELECT name, value FROM counts WHERE scope = 'store'").fetchall()
-                if "counts" in names
-                else []
-            ),
-        )
-
-
-def backup_store(path: Path, target: Path) -> StoreFacts:
-    """A consistent copy of the database in one file, also while a daemon writes to it.
-
-    Written under another name, checked, fsynced, then renamed over `target`; readable by the
-    owner alone. Raises StoreError when it can't be copied or the copy is not sound, OSError when
-    the target's folder takes nothing.
-    """
-    fresh = target.with_name(f".{target.name}.new")
-    fresh.unlink(missing_ok=True)
-    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        _copy_database(path, fresh)
-        facts = inspect_store(fresh)
-        if reason := _find_fault(facts, fresh):
-            raise StoreError(f"{path}: the copy is not sound: {reason}")
-        _sync(fresh)
-        fresh.replace(target)
-        _sync(target.parent)
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            _beside(fresh, suffix).unlink(missing_ok=True)
-    return msgspec.structs.replace(facts, path=str(target))
-
-
-def restore_store(backup: Path, path: Path, kept: Path) -> StoreFacts:
-    """Put a backup in the place of the database, which must not be in use.
-
-    The backup is checked first and copied beside the database; what was there is kept as `kept`.
-    Sinks go on with what the backup has, but files are not cut to the length it knows: what was
-    written to them since stays. Raises StoreError (nothing is changed then), OSError.
-    """
-    if reason := _find_fault(inspect_store(backup), backup):
-        raise StoreError(f"{backup}: {reason}")
-    fresh = path.with_name(f".{path.name}.restoring")
-    fresh.unlink(missing_ok=True)
-    os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
-    try:
-        _copy_database(backup, fresh)
-        with _store_errors(fresh), _opened(fresh, mode="rw") as db:
-            db.execute("UPDATE sinks SET length = 0, identity = ''")
-        facts = inspect_store(fresh)
-        if reason := _find_fault(facts, fresh):
-            raise StoreError(f"{backup}: the copy is not sound: {reason}")
-        _sync(fresh)
-        _put_aside(path, kept)
-        fresh.replace(path)
-        _sync(path.parent)
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            _beside(fresh, suffix).unlink(missing_ok=True)
-    return msgspec.structs.replace(facts, path=str(path))
-
-
-def vacuum_store(path: Path) -> tuple[int, int]:
-    """Write the database anew without its free pages; it must not be in use. Gives its size in
-    bytes before and after. Raises StoreError (the disk needs as much room again)."""
-    with _store_errors(path), _opened(path, mode="rw") as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        before = _size_of(path)
-        db.execute("VACUUM")
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return before, _size_of(path)
-
-
-@contextmanager
-def _opened(path: Path, *, mode: str = "ro") -> Iterator[sqlite3.Connection]:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
-    try:
-        yield db
-    finally:
-        db.close()
-
-
-def _copy_database(source: Path, target: Path) -> None:
-    """All of it in one step, which one read transaction sees: in pieces, a daemon that writes
-    meanwhile would have it begin anew each time."""
-    with _store_errors(source), _opened(source) as db, _opened(target, mode="rw") as copy:
-        db.backup(copy)
-        # One file and not three: WAL is turned on again by the next daemon.
-        copy.execute("PRAGMA journal_mode = DELETE")
-
-
-def _find_fault(facts: StoreFacts, path: Path) -> str:
-    """Why a database is no store to go on with; empty when it is one."""
-    if facts.problems:
-        return f"damaged: {facts.problems[0]}"
-    if not 0 < facts.schema <= facts.known_schema:
-        return f"has schema {facts.schema}; this version knows 1 to {facts.known_schema}"
-    if missing := _TABLES - facts.rows.keys():
-        return f"is no store: it has no table {min(missing)}"
-    with _store_errors(path), _opened(path) as db:
-        # Ours has none: SQL that came with a file would run at our next write.
-        foreign = db.execute(
-            "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') LIMIT 1"
-        ).fetchone()
-    return "" if foreign is None else f"holds a trigger or view: {foreign[0]}"
-
-
-def _put_aside(path: Path, kept: Path) -> None:
-    """The database under another name, with its log folded in where it can be, else beside it."""
-    if path.exists():
-        try:
-            with _opened(path, mode="rw") as db:
-                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            pass  # it may be damaged, which is why it is replaced
-        path.replace(kept)
-    log = _beside(path, "-wal")
-    if log.exists():
-        log.replace(_beside(kept, "-wal"))
-    _beside(path, "-shm").unlink(missing_ok=True)
-
-
-def _check_database(db: sqlite3.Connection) -> list[str]:
-    rows = db.execute(f"PRAGMA quick_check({MOST_PROBLEMS})").fetchall()
-    return [] if rows == [("ok",)] else [str(row[0]) for row in rows]
-
-
-def _list_tables(db: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-
-
-def _count_rows(db: sqlite3.Connection, table: str) -> int:
-    return int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608
-
-
-def _read_schema(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or a folder's renames, survive a power cut. Raises OSError."""
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
