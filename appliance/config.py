@@ -202,8 +202,8 @@ class Sentinel:
 class ArchiveSettings:
     """The events' records, kept to be hunted in. `path` is its folder (empty: `archive` in the
     state directory); what came in longer ago than `keep` goes (0: never), and the oldest while all
-    is over `max_bytes` (0: no limit). A segment is full at `segment_bytes` of records or `segment_events`;
-    nothing is written while less than `min_free` bytes are free on the disk."""
+    is over `max_bytes` (0: no limit). A segment is full at `segment_bytes` of records or
+    `segment_events`; nothing is written while less than `min_free` bytes are free on the disk."""
 
     enabled: bool = True
     path: str = ""

@@ -261,6 +261,9 @@ def _by_time(row: Fold) -> tuple[float, str, str]:
 
 def _list_firsts(rows: Iterable[tuple[float, tuple[str, ...]]]) -> tuple[str, ...]:
     """The names of all rows in the order in which each was first seen."""
+    rows = list(rows)
+    if len(rows) == 1:
+        return tuple(sorted(rows[0][1]))
     firsts: dict[str, float] = {}
     for first, names in rows:
         for name in names:

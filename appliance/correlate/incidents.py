@@ -83,6 +83,9 @@ _WINDOWS.update(WINDOWS.items())
 #: Detector, rule, host, ten minutes.
 _Kin = tuple[str, str, str, int]
 _MOMENT: Final = "moment:"
+#: Before and after all buckets.
+_NEVER: Final = -(1 << 62)
+_EVER: Final = 1 << 62
 _SITE: Final = "site"
 _STRONG: Final = "strong"
 
@@ -193,6 +196,9 @@ class Correlator:
         )
         #: Folds by rule, host and ten minutes: a burst makes all of them loud.
         self._kin: dict[_Kin, dict[str, None]] = {}
+        #: All stored folds of this bucket and later ones are held: nobody need ask the store.
+        buckets = [fold.bucket + 1 for fold in stored.folds.values()]
+        self._held_from = max(buckets, default=_NEVER if stored.next_number == 1 else _EVER)
         for fold in stored.folds.values():
             self._kin.setdefault(_name_kin(fold), {})[fold.id] = None
         self._aliases = dict(stored.aliases)
@@ -271,6 +277,7 @@ class Correlator:
         for layer in self._layers():
             layer.commit()
         for fold in self._folds.forget(HELD_FOLDS):
+            self._held_from = max(self._held_from, fold.bucket + 1)
             self._forget_kin(_name_kin(fold), fold.id)
         self._gatherings.forget(HELD_INCIDENTS)
         self._aliases.update(self._merged)
@@ -304,6 +311,7 @@ class Correlator:
         self._aliases.update(merged)
         self._gatherings.clear()
         self._folds.clear()
+        self._held_from = _EVER
         self._kin.clear()
 
     def _layers(self) -> tuple[Layered[Any], ...]:
@@ -373,7 +381,7 @@ class Correlator:
         """The finding's fold, the finding counted in it, and whether it was opened for it."""
         rule = _name_rule(sign)
         key = digest("fold", rule, sign.level, sign.host, find_subject(sign.entities), str(bucket))
-        fold = self._folds.open(key)
+        fold = self._folds.open(key, load=bucket < self._held_from)
         fresh = fold is None
         if fold is None:
             fold = _open_fold(key, sign, bucket, surprise)
@@ -542,7 +550,8 @@ class Correlator:
 
     def _open_incident(self, fold: FoldState) -> Gathering:
         key = incident_id(fold.findings[0])
-        if self._gatherings.get(key) is not None:  # after a split, say: it has its own by now
+        # Of a fold that is new nothing can be stored; of another, after a split, say.
+        if fold.count > 1 and self._gatherings.get(key) is not None:
             key = incident_id(fold.id)
         gathering = Gathering(key, self._next_number)
         self._next_number += 1

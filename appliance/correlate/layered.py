@@ -44,12 +44,13 @@ class Layered(Generic[V]):
                 self._held[key] = value
         return value
 
-    def open(self, key: str) -> V | None:
-        """The value as this batch may change it; None where there is none."""
+    def open(self, key: str, *, load: bool = True) -> V | None:
+        """The value as this batch may change it; None where there is none. Without `load` what is
+        not held is taken not to be stored."""
         if key in self._changed:
             value = self._changed.pop(key)
         else:
-            held = self.get(key)
+            held = self.get(key) if load else self._held.get(key)
             value = None if held is None else self._copy(held)
             if value is None:
                 return None

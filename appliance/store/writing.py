@@ -8,7 +8,7 @@ import msgspec
 
 from appliance.emit.text import show_surrogates
 from appliance.inventory.seen import Software
-from appliance.schema import LEVELS, Checkpoint, CorrelationChange, Rejected, WindowChange
+from appliance.schema import LEVELS, Checkpoint, CorrelationChange, Incident, Rejected, WindowChange
 from appliance.store.rows import LARGEST_INTEGER, Batch, Outgoing, dump, storable
 
 
@@ -27,27 +27,14 @@ def put_checkpoints(db: sqlite3.Connection, checkpoints: Sequence[Checkpoint]) -
 
 
 def put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
-    for changed in change.incidents.values():
-        incident = msgspec.structs.replace(
-            changed,
-            first_seen=storable(changed.first_seen),
-            last_seen=storable(changed.last_seen),
-        )
-        reach_count(db, "store", "incident_number", incident.number)
-        db.execute(
-            "INSERT OR REPLACE INTO incidents (id, number, level, first_seen, last_seen, body,"
-            " score, kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                incident.id,
-                incident.number,
-                LEVELS.index(incident.level),
-                incident.first_seen,
-                incident.last_seen,
-                msgspec.json.encode(incident),
-                incident.score,
-                incident.kind,
-            ),
-        )
+    if change.incidents:
+        newest = max(incident.number for incident in change.incidents.values())
+        reach_count(db, "store", "incident_number", newest)
+    db.executemany(
+        "INSERT OR REPLACE INTO incidents (id, number, level, first_seen, last_seen, body, score,"
+        " kind) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [_make_incident_row(incident) for incident in change.incidents.values()],
+    )
     for merged, into in change.merged.items():
         # Also one that was opened and merged within this batch has a row: its id may have been
         # worked out by somebody who reads the same logs.
@@ -71,6 +58,22 @@ def put_correlation(db: sqlite3.Connection, change: CorrelationChange) -> None:
             f"INSERT OR REPLACE INTO {table} (key, {column}) VALUES (?, ?)",  # noqa: S608
             [(key, msgspec.msgpack.encode(row)) for key, row in rows.items() if row is not None],
         )
+
+
+def _make_incident_row(incident: Incident) -> tuple[object, ...]:
+    first, last = storable(incident.first_seen), storable(incident.last_seen)
+    if (first, last) != (incident.first_seen, incident.last_seen):
+        incident = msgspec.structs.replace(incident, first_seen=first, last_seen=last)
+    return (
+        incident.id,
+        incident.number,
+        LEVELS.index(incident.level),
+        first,
+        last,
+        msgspec.json.encode(incident),
+        incident.score,
+        incident.kind,
+    )
 
 
 def _put_folds(db: sqlite3.Connection, change: CorrelationChange) -> None:
