@@ -157,7 +157,8 @@ class ArchiveKeeper:
         self._config = config
         self._store = store
         self._clock = clock
-        self._started = clock()
+        #: Names of segments that the last run has left.
+        self._left: frozenset[str] = frozenset()
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -173,6 +174,7 @@ class ArchiveKeeper:
             return
         try:
             rows = self._store.segments()
+            self._left = frozenset(row.name for row in rows)
             found = recover_folder(folder, rows)
             for row in rows:
                 if row.name in found.found:
@@ -262,7 +264,7 @@ class ArchiveKeeper:
                 self._store.drop_segments(gone, why)
 
     def _convert(self) -> None:
-        sealed = list_sealed(self._store.segments(), self._clock(), self._started)
+        sealed = list_sealed(self._store.segments(), self._clock(), self._left)
         if not sealed:
             self._error = ""
             return

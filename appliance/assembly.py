@@ -588,6 +588,7 @@ def store_limits(config: Config) -> StoreLimits:
     return StoreLimits(
         findings=limits.findings_rows,
         incidents=limits.incidents_rows,
+        folds=limits.findings_rows,
         rejected=limits.rejected_rows,
         rejected_bytes=limits.rejected_bytes,
         outbox=limits.outbox_rows,

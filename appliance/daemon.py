@@ -499,7 +499,13 @@ class Daemon:
             "audit": {"number": self._audit.number, "hash": self._audit.hash},
             "disks": list_disks(self.config),
             "troubles": [
-                {"part": t.part, "words": t.words, "since": t.since, "notice": t.notice}
+                {
+                    "part": t.part,
+                    "kind": t.kind,
+                    "words": t.words,
+                    "since": t.since,
+                    "notice": t.notice,
+                }
                 for t in self._health.troubles
             ],
             **facts,

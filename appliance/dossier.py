@@ -168,6 +168,11 @@ def no_chain(_: Incident, __: Sequence[dict[str, Any]], ___: Presence, ____: Wat
     return Chain()
 
 
+def no_damage() -> str:
+    """Nothing of the archive was left out."""
+    return ""
+
+
 def build_dossier(
     store: Shelf,
     incident_id: str,
@@ -181,13 +186,15 @@ def build_dossier(
     cases: Cases | None = None,
     trace: Trace = build_provenance,
     link: Link = no_chain,
+    damage: Callable[[], str] = no_damage,
     timer: Callable[[], float] = time.monotonic,
 ) -> Dossier:
     """All that is known of the incident with this full id at `now` (epoch seconds).
 
     `config` tells which files the sources are (default: none is known), `read` makes events of
     records, `rules` are those that are loaded, `cases` the operators' work, `trace` and `link` make
-    the provenance graph and the attack chain. Raises ApplianceError when the incident is no longer
+    the provenance graph and the attack chain, `damage` tells why the archive has left out a part of
+    itself. Raises ApplianceError when the incident is no longer
     kept, StoreError when the store or the archive can't be read.
     """
     incident = store.incident(incident_id)
@@ -232,6 +239,7 @@ def build_dossier(
         unheard=_list_unheard(findings, archive, presence, window),
         archived=any(events for *_, events in presence),
         left_out=left_out,
+        damage=damage(),
     )
 
     def keep(sentences: Iterable[Sentence]) -> tuple[Sentence, ...]:

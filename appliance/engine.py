@@ -418,6 +418,11 @@ class Engine:
                     "cap": limits.correlation_keys,
                     "dropped": correlator.evicted if correlator is not None else 0,
                 },
+                "usual": {
+                    "depth": correlator.usuals if correlator is not None else 0,
+                    "cap": limits.correlation_keys,
+                    "dropped": correlator.forgotten if correlator is not None else 0,
+                },
                 **(self.line.correlations.describe() if self.line.correlations else {}),
             },
         }

@@ -567,7 +567,7 @@ def _correlate(
     fresh = [pair for key, pair in findings.items() if key not in known]
     for finding, _ in fresh:
         if reviews[finding.id].suppressed:
-            _count_suppressed(finding.detection, tally)
+            _count_suppressed(reviews[finding.id], tally, line)
             continue
         if line.correlator is not None:
             line.correlator.join(read_sign(finding))
@@ -652,9 +652,10 @@ def _name_rule(detection: Detection, line: Line) -> str:
     return detection.rule_id if detection.rule_id in line.rules else f"{detection.detector}:*"
 
 
-def _count_suppressed(detection: Detection, tally: _Tally) -> None:
-    """Under the rule's own id, a sensor's too: the operator's file names them, so they are few."""
-    scope = f"rule:{detection.rule_id}"
+def _count_suppressed(review: Review, tally: _Tally, line: Line) -> None:
+    """Under the rule's own id, a sensor's too, where the operator named it: these are few."""
+    detection = review.detection
+    scope = f"rule:{_name_rule(detection, line) if review.any_rule else detection.rule_id}"
     tally.add(scope, "suppressed")
     tally.reach(scope, "last_suppressed", detection.event.received)
 

@@ -236,7 +236,9 @@ def _scan(
     experts = open_experts(config)
     parts = open_sentinel(config, experts.base)
     sentinel = build_waiting(parts, config)
-    unbounded = StoreLimits(findings=1 << 60, incidents=1 << 60, software_seconds=0.0)
+    unbounded = StoreLimits(
+        findings=1 << 60, incidents=1 << 60, folds=1 << 60, software_seconds=0.0
+    )
     kept = keep_in(config, state)
     path = folder / "scan.db" if kept is None else kept.store_path
     store = Store(path, limits=unbounded, durable=False)

@@ -266,11 +266,13 @@ class Detection(msgspec.Struct, frozen=True):
 class Review(msgspec.Struct, frozen=True):
     """What the operator's overrides make of a detection. `own_level` is the level that the rule
     itself gave, where the operator's is another, else None; `suppressed` is the operator's reason
-    for keeping the finding from sinks and incidents, empty where it is not kept from them."""
+    for keeping the finding from sinks and incidents, empty where it is not kept from them;
+    `any_rule` says that this reason is one for any rule of a detector."""
 
     detection: Detection
     own_level: Level | None = None
     suppressed: str = ""
+    any_rule: bool = False
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -295,7 +297,7 @@ class Fold(msgspec.Struct, frozen=True):
     """Near-identical findings of an incident, as one row: one rule on one host. `count` findings
     between `first` and `last` (event time); `expected` is how usual this is here, 0..1: the share
     of the hours watched before in which it was seen; `rarity` is how much that surprises, in bits,
-    0 while too little was watched to say."""
+    as far as enough was `watched` (0..1) to say."""
 
     detector: str
     rule_id: str
@@ -309,6 +311,7 @@ class Fold(msgspec.Struct, frozen=True):
     tactics: tuple[str, ...] = ()
     expected: float = 0.0
     rarity: float = 0.0
+    watched: float = 1.0
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -382,8 +385,9 @@ class FoldState(msgspec.Struct):
     """Near-identical findings of ten minutes: one rule at one level, one host, one subject (a
     process, session, user or address). `state` is "routine" (expected here), "quiet" (too little to
     draw others in) or "loud", `base` what it would be without a burst; `keys` are what links it to
-    others, each with the times of its findings; `rarity` and `expected` as in Fold, `burst` the
-    bits that a sudden number of them adds up to. `findings` and `entities` hold the first few."""
+    others, each with the times of its findings; `rarity`, `expected` and `watched` as in Fold,
+    `burst` the bits that a sudden number of them adds up to. `findings` and `entities` hold the
+    first few."""
 
     id: str
     incident: str
@@ -406,6 +410,7 @@ class FoldState(msgspec.Struct):
     keys: dict[str, tuple[float, float]]
     findings: list[str]
     entities: list[Entity]
+    watched: float = 1.0
 
 
 class CorrelationChange(msgspec.Struct):

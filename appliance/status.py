@@ -38,6 +38,7 @@ def build_status(store: Store, config: Config, live: dict[str, Any]) -> dict[str
     caps = {
         "findings": limits.findings_rows,
         "incidents": limits.incidents_rows,
+        "folds": limits.findings_rows,
         "rejected": limits.rejected_rows,
         "outbox": limits.outbox_rows,
     }

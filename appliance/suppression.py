@@ -114,7 +114,9 @@ class Suppressions:
         try:
             for row in (*mine, *theirs):
                 if row.holds(received) and covers(row.scope, detection):
-                    return msgspec.structs.replace(said, suppressed=row.because)
+                    return msgspec.structs.replace(
+                        said, suppressed=row.because, any_rule=not row.scope.rule
+                    )
         except Exception:  # the finding goes out: what is not understood must hide nothing
             return said
         return said

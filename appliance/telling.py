@@ -28,6 +28,8 @@ MOST_QUESTIONS: Final = 24
 MOST_CHARACTERS: Final = 1200
 #: Characters of a log's own words in a sentence.
 QUOTED: Final = 120
+#: Kinds of incidents whose findings lie together without belonging together: no story of an attack.
+BASKETS: Final = frozenset({"routine", "minor"})
 #: From which share of the hours watched on a fold is called usual here.
 USUAL: Final = 0.5
 
@@ -41,7 +43,7 @@ _KNOWLEDGE: Final = re.compile(
 class Telling(msgspec.Struct, frozen=True):
     """What sentences are made of. `folds` are the incident's rows, `unheard` hosts that are spoken
     of and never speak with the findings that name them, `archived` says whether there is an archive
-    with events of the incident's hosts."""
+    with events of the incident's hosts, `damage` why a part of it was left out."""
 
     incident: Incident
     findings: Sequence[Body]
@@ -53,6 +55,7 @@ class Telling(msgspec.Struct, frozen=True):
     unheard: Mapping[str, Sequence[str]]
     archived: bool
     left_out: int = 0
+    damage: str = ""
 
 
 # -- the rule that every sentence has its evidence -------------------------------------------------
@@ -248,7 +251,7 @@ def read_body_time(body: Body) -> float:
 def _tell_spread(told: Telling) -> Sentence | None:
     bodies = told.findings
     hosts = list(told.provenance.reach) or order_hosts(bodies)
-    if len(hosts) < 2:
+    if len(hosts) < 2 or told.incident.kind in BASKETS:
         return None
     firsts = [next((b for b in bodies if b["host"] == host), None) for host in hosts]
     cites = _cite(body for body in firsts if body is not None)
@@ -299,7 +302,7 @@ def _tell_certainty(told: Telling) -> Sentence:
     agreed = find_agreements(bodies)
     if agreed:
         events = len({name_event(body) for body in agreed})
-        sure = f"on {count_words(events, 'event')} more than one of them agree"
+        sure = f"on {count_words(events, 'event')} more than one detector speaks"
     elif len(groups) > 1:
         sure = "on no single event do two of them agree"
     else:
@@ -395,7 +398,8 @@ def _ask_of_sources(told: Telling) -> Iterable[Sentence]:
         cites, name = (f"source:{row.source}",), show_hidden(cap_text(row.source, QUOTED))
         if row.silent:
             first, last = max(row.silent, key=lambda pair: pair[1] - pair[0])
-            more = f", and at {len(row.silent) - 1} other times" if len(row.silent) > 1 else ""
+            others = count_words(len(row.silent) - 1, "other time")
+            more = f", and at {others}" if len(row.silent) > 1 else ""
             yield Sentence(
                 f"What happened while source {name} showed nothing of these hosts, "
                 f"{name_span(first, last)}{more}?",
@@ -436,8 +440,15 @@ def _ask_of_archive(told: Telling) -> Iterable[Sentence]:
     cites = tuple(names)[:MOST_CITED]
     if not told.archived:
         yield Sentence(
-            "What came before the first finding and after the last? No event archive has events "
-            "of these hosts: only the records of the findings themselves were looked at.",
+            "What came before the first finding and after the last? No event archive that can be "
+            "read has events of these hosts: only the records of the findings themselves were "
+            "looked at.",
+            cites,
+        )
+    if told.damage:
+        yield Sentence(
+            "What does that part of the event archive hold that can't be read: "
+            f"{show_hidden(cap_text(told.damage, QUOTED))}?",
             cites,
         )
     if told.left_out:

@@ -347,6 +347,86 @@ def test_events_of_a_time_in_order(tmp_path: Path, converted: str) -> None:
         assert len(list(got)) == count
 
 
+def test_several_looks_at_a_segment_read_each_record_once(tmp_path: Path) -> None:
+    reads = 0
+
+    def read(record: RawRecord) -> Event | None:
+        nonlocal reads
+        reads += 1
+        return READ(record)
+
+    rows = build_archive(tmp_path, log_rows(40), converted="none").parts()
+    plain = sorted((event for row in log_rows(40) if (event := READ(row))), key=lambda e: e.time)
+    archive = Archive(tmp_path, read, segments=lambda: rows)
+    assert len(list(archive.events(hosts=None, since=0, until=math.inf, limit=99))) == 40
+    assert reads == 40
+    chosen = plain[7]
+    found = archive.events(hosts={chosen.host}, since=chosen.time, until=math.inf, limit=99)
+    wanted = [e.id for e in plain if e.time >= chosen.time and e.host == chosen.host]
+    assert [event.id for event in found] == wanted
+    assert reads == 40 + len(wanted) < 60
+    for path in (tmp_path / SEGMENTS).iterdir():  # converted between two looks: no order there
+        convert_segment(tmp_path, path.stem, None, read=READ, texts=fold_texts)
+        path.unlink()
+    found = archive.events(hosts={chosen.host}, since=chosen.time, until=math.inf, limit=99)
+    assert sorted(event.id for event in found) == sorted(wanted)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_damaged_part_is_named_and_the_rest_searched(
+    tmp_path: Path, whole: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = build_archive(tmp_path, log_rows(300), events=100).parts()
+    assert [row.events for row in rows] == [100, 100, 100]
+    path = tmp_path / PARQUET / (rows[1].name + ".parquet")
+    data = path.read_bytes()
+    kept = (
+        8 if whole else len(data) // 4
+    )  # in part: the file's end, which says what is where, is good
+    path.write_bytes(data[:kept] + b"\x55" * (len(data) - 2 * kept) + data[-kept:])
+    archive = Archive(tmp_path, READ, segments=lambda: rows)
+    found = archive.hunt(EVERYTHING, lambda _: (), limit=999)
+    ids = [hit.event.id for hit in found.hits]
+    assert len(ids) == len(set(ids)) >= 200
+    assert len(found.gone) == 1
+    assert rows[1].name in found.gone[0]
+    assert main(["hunt", "echo", "--archive", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"NOT SEARCHED: {path.name}" in said
+
+
+def test_a_damaged_segment_is_noted_by_those_who_tell(tmp_path: Path) -> None:
+    (part,) = build_archive(tmp_path, log_rows(40), converted="none").parts()
+    path = tmp_path / SEGMENTS / (part.name + SEGMENT_SUFFIX)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    known = msgspec.structs.replace(part, bytes=len(data))
+    archive = Archive(tmp_path, READ, segments=lambda: [known])
+    for _ in range(2):
+        list(archive.events(hosts=None, since=0, until=math.inf, limit=99))
+    (said,) = archive.damaged
+    assert "damaged at byte" in said
+
+
+def test_what_retention_takes_during_a_question_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = build_archive(tmp_path, log_rows(300), events=100).parts()
+    archive = Archive(tmp_path, READ, segments=lambda: rows)
+    gone = tmp_path / PARQUET / (rows[0].name + ".parquet")
+    ask = Database.rows
+
+    def take_first(self: Database, *asked: Any) -> Any:
+        gone.unlink(missing_ok=True)
+        return ask(self, *asked)
+
+    monkeypatch.setattr(Database, "rows", take_first)
+    assert len(list(archive.events(hosts=None, since=0, until=math.inf, limit=999))) == 200
+    found = archive.hunt(EVERYTHING, lambda _: (), limit=999)
+    assert len(found.hits) == 200
+    assert found.gone == [f"{gone.name}: is not there"]
+
+
 @pytest.mark.parametrize("converted", ["none", "some", "all"])
 def test_presence_counts_every_event(tmp_path: Path, converted: str) -> None:
     archive = build_archive(tmp_path, log_rows(300), converted=converted, events=100)
@@ -415,10 +495,29 @@ def test_segments_that_nobody_writes_to_are_sealed() -> None:
     old = row_of(hour - 5, state="open")
     before = row_of(hour, state="open", number=1)
     newest = row_of(hour, state="open", number=2)
-    assert list_sealed([old, before, newest], NOW, NOW - 9 * HOUR) == [old, before]
-    assert list_sealed([newest], NOW, NOW - 9 * HOUR) == []
-    assert list_sealed([newest], NOW, NOW + HOUR) == [newest]
-    assert list_sealed([row_of(hour - 1, state="open")], NOW, 0.0) == []
+    assert list_sealed([old, before, newest], NOW, ()) == [old, before]
+    assert list_sealed([newest], NOW, ()) == []
+    assert list_sealed([newest], NOW, {newest.name}) == [newest]
+    assert list_sealed([row_of(hour - 1, state="open")], NOW, ()) == []
+
+
+def test_a_segment_at_hand_is_not_sealed_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    now = [NOW]
+    known: dict[str, SegmentRow] = {}
+    for _ in range(2):  # a second run knows nothing of the first one's writer
+        writer = ArchiveWriter(tmp_path, 0, clock=lambda: now[0])
+        for _ in range(2):
+            for record in log_rows(3):
+                writer.add(record, NOW)
+            (growth,) = writer.flush().growths
+            known[growth.name] = as_row(growth)
+            writer.commit()
+            sealed = list_sealed(list(known.values()), now[0], ())
+            assert growth.name not in [row.name for row in sealed]
+            assert len(sealed) == len(known) - 1
+            now[0] -= 1.5 * HOUR
+        writer.close()
+    assert len(known) == 4
 
 
 def test_the_oldest_go_for_age_and_size() -> None:
@@ -469,7 +568,7 @@ def test_the_keeper_converts_and_lets_go(config: Config, store: Store) -> None:
     now = [NOW]
     keep(config, store, log_rows(10))
     keeper = ArchiveKeeper(config, store, lambda: now[0])
-    keeper._started = NOW + 1
+    keeper.recover()
     keeper.tend()
     (row,) = store.segments()
     assert (row.state, row.events) == ("parquet", 10)
@@ -486,6 +585,31 @@ def test_the_keeper_converts_and_lets_go(config: Config, store: Store) -> None:
     assert keeper.describe()["error"] == ""
 
 
+def test_what_is_written_after_the_clock_was_set_back_is_not_converted(
+    config: Config, store: Store
+) -> None:
+    config.archive_path.mkdir()
+    now = [NOW]
+    keeper = ArchiveKeeper(config, store, lambda: now[0])
+    keeper.recover()
+    now[0] -= 10
+    writer = open_writer(config, 0, lambda: now[0])
+    assert writer is not None
+    for _ in range(2):
+        for row in log_rows(5):
+            writer.add(row, row.received)
+        batch = make_batch([])
+        batch.segments = writer.flush().growths
+        store.write_batch(batch)
+        writer.commit()
+        keeper.tend()
+    writer.close()
+    assert [row.state for row in store.segments()] == ["open"]
+    archive = open_archive(config, store)
+    assert archive is not None
+    assert len(archive.hunt(EVERYTHING, lambda _: (), limit=99).hits) == 10
+
+
 def test_a_damaged_segment_is_told_and_holds_up_no_other(config: Config, store: Store) -> None:
     keep(config, store, log_rows(10))
     (bad,) = store.segments()
@@ -495,6 +619,7 @@ def test_a_damaged_segment_is_told_and_holds_up_no_other(config: Config, store: 
     path.write_bytes(data)
     keep(config, store, log_rows(10), NOW + 1)
     keeper = ArchiveKeeper(config, store, lambda: NOW + 2)
+    keeper.recover()
     keeper.tend()
     assert "damaged" in keeper.describe()["error"]
     assert [row.state for row in store.segments()] == ["open", "parquet"]
@@ -556,6 +681,17 @@ def test_hostile_records_are_shown_clean(
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert sum("forged" in line for line in out.splitlines()) == 1
+
+
+def test_a_record_that_is_cut_says_how_long_it_is(
+    config: Config, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long, short = log_line(1, CommandLine="é" * 2000), '{"EventID": 1, "CommandLine": "é"}'
+    keep(config, store, [make_raw(long, 1, form="json"), make_raw(short, 2, form="json")])
+    assert main(["hunt", "CommandLine=é*", "--state", config.state_dir]) == 0
+    found = capsys.readouterr().out
+    assert f"... ({len(long.encode()):,} bytes)" in found
+    assert f"  {short}\n" in found
 
 
 @pytest.mark.parametrize(

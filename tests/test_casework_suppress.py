@@ -1,13 +1,15 @@
 """Suppressions: what a scope covers, which are refused, and when one holds."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from appliance.errors import UsageError
-from appliance.pipeline import NoOverrides
+from appliance.pipeline import NoOverrides, Work, join_work
 from appliance.schema import Detection, Review
+from appliance.store import Store
 from appliance.suppression import (
     LONGEST,
     Scope,
@@ -22,6 +24,7 @@ from appliance.suppression import (
     read_scope,
 )
 from tests.builders import T0, make_detection, make_event
+from tests.test_pipeline import make_line
 
 
 def make(entities: str = "h:web u:eve a:192.0.2.7 f:/opt/backup/run.sh", **more: Any) -> Detection:
@@ -148,6 +151,23 @@ def test_all_and_each_suppression_is_asked() -> None:
     assert mine.review(make(rule="r9")).suppressed == "why 3"  # type: ignore[union-attr]
     mine.replace([])
     assert mine.review(make()).suppressed == ""  # type: ignore[union-attr]
+
+
+def test_a_sensor_s_rules_are_counted_together_where_none_was_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db", durable=False)
+    line = make_line(store)
+    line.overrides = Suppressions(
+        NoOverrides(), [row(Scope(detector="ids", host="web")), row(Scope(rule="ids:named"))]
+    )
+    found = [
+        msgspec.structs.replace(make(rule=rule), detector="ids")
+        for rule in ("ids:named", *(f"ids:{n}" for n in range(20)))
+    ]
+    batch = join_work([Work(found, [], [], {}, {})], line)
+    assert all(finding.suppressed for finding in batch.findings)
+    told = {scope: n for (scope, name), n in batch.counts.items() if name == "suppressed"}
+    assert told == {"rule:ids:named": 1, "rule:ids:*": 20}
+    store.close()
 
 
 def test_it_holds_by_when_the_record_came_in() -> None:

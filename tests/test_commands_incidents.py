@@ -70,9 +70,9 @@ def test_the_list_is_ranked(story: Story, capsys: pytest.CaptureFixture[str]) ->
     assert lines[0].split()[:4] == ["id", "score", "level", "status"]
     assert "120 in 1" in lines[1]
     assert lines[4:] == [
-        "minor, below what is worth a look of its own: 2 findings in 1 rows (--all shows them): "
+        "minor, below what is worth a look of its own: 2 findings in 1 row (--all shows them): "
         "Small",
-        "routine, expected here: 7 findings in 1 rows (--all shows them): Backup",
+        "routine, expected here: 7 findings in 1 row (--all shows them): Backup",
     ]
     said, _ = ask(capsys, story, "incidents", "--all")
     assert "# routine: expected here" in said
@@ -82,6 +82,17 @@ def test_the_list_is_ranked(story: Story, capsys: pytest.CaptureFixture[str]) ->
     assert "0c0c" not in said
     said, _ = ask(capsys, story, "incidents", "--level", "high")
     assert "0b0b" not in said
+
+
+def test_a_long_way_is_cut_to_its_last_stages(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = ("initial-access", "execution", "persistence", "discovery", "impact")
+    rank(story, make_ranked("0b", 80.0, tactics=stages), make_ranked("0c", 9.0, tactics=stages[:3]))
+    said, _ = ask(capsys, story, "incidents")
+    assert "  2 before, persistence, discovery, impact  " in said
+    assert "  initial-access, execution, persistence  " in said
+    assert json.loads(ask(capsys, story, "incidents", "--json")[0])[0]["tactics"] == list(stages)
 
 
 def test_the_list_as_json(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +146,7 @@ def test_show_tells_the_story(story: Story, capsys: pytest.CaptureFixture[str]) 
     assert ["Title of r1" in course[0], "3 x until 22:14:22" in course[1]] == [True, True]
     assert [line.split()[0] for line in course] == ["credential-access", "initial-access"]
     for part in ("in short", "open questions", "case and actions", "nobody has acted on it yet",
-                 "203.0.113.9", "No event archive has events"):  # fmt: skip
+                 "203.0.113.9", "No event archive that can be read has events"):  # fmt: skip
         assert part in said, part
     shown = json.loads(ask(capsys, story, "findings", "--json")[0])
     assert shown[0]["id"][:12] in said  # what to give to `explain`
@@ -237,10 +248,24 @@ def test_explain_says_why(story: Story, capsys: pytest.CaptureFixture[str]) -> N
     lines = said.splitlines()
     assert "1 rank: 33.3 of 100" in lines
     assert lines.index("   -30.0  expected: usual") < lines.index("   +20.0  level: critical")
-    for part in ("2 why these 4 findings are one incident", "203.0.113.9",
+    for part in ("2 why 4 findings are one incident", "203.0.113.9",
                  "sigma: 4 findings of 2 rules", "knowledge: suspicious 4", "nobody contradicts",
                  "Usual login on web: in 75% of the hours watched before"):  # fmt: skip
         assert part in said, part
     facts = json.loads(ask(capsys, story, "explain", incident.id, "--json")[0])
     assert facts["ties"][0]["findings"] == 4
     assert facts["experts"] == {"knowledge": {"suspicious": 4}}
+
+
+@pytest.mark.parametrize("kind", ["routine", "minor"])
+def test_what_only_lies_together_is_no_way_of_an_attack(
+    story: Story, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    for host in ("web", "db"):
+        story.find(story.write(f"{host} line", T0, host, f"h:{host}"), "r1")
+    incident = story.keep(kind=kind)
+    said, _ = ask(capsys, story, "explain", incident.id)
+    assert "are one incident" not in said
+    assert "lie together, and need not belong together" in said
+    said, _ = ask(capsys, story, "show", incident.id)
+    assert "It came to 2 hosts" not in said

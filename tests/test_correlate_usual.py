@@ -235,6 +235,16 @@ def test_points_add_up_and_each_has_its_words() -> None:
     assert points["asset"] == 10.0
 
 
+def test_before_a_day_was_watched_several_medium_rules_are_no_minor_matter() -> None:
+    rows = [fold(rule, tactics=("execution",), watched=0.25) for rule in ("a", "b")]
+    score, reasons = weigh_incident(rows)
+    assert {reason.name: reason.points for reason in reasons}["unknown"] == 6.0
+    assert score == 10 + 2 + 6 + 2
+    fresh = [msgspec.structs.replace(row, watched=0.0) for row in rows]
+    assert weigh_incident(fresh)[0] >= MINOR_BELOW
+    assert weigh_incident([fold("a", level="low", watched=0.0)])[0] == 3.0
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     rows = [fold(f"r{n}", rarity=float(n % 4), host=f"h{n % 3}") for n in range(9)]
     assert weigh_incident(rows) == weigh_incident(rows[::-1])

@@ -140,7 +140,7 @@ def test_the_summary_and_the_questions(story: Story) -> None:
         'The first finding is "Title of r1"',
         "credential-access (22:13:20), initial-access (22:14:20) and exfiltration (22:15:20)",
         "It came to 2 hosts, in this order: web and db.",
-        "on 1 event more than one of them agree",
+        "on 1 event more than one detector speaks",
         "contradict one another on 1 finding",
         "knowledge says benign",
     ):
@@ -148,7 +148,7 @@ def test_the_summary_and_the_questions(story: Story) -> None:
     asked = " ".join(sentence.text for sentence in dossier.questions)
     for part in (
         "What happened on backup?",
-        "No event archive has events",
+        "No event archive that can be read has events",
         "3 rejected of 100 records",
         "Who is right on 1 finding",
     ):

@@ -96,6 +96,15 @@ def test_records_are_read_from_the_file_without_an_archive(site: Site) -> None:
     assert any("No event archive" in sentence["text"] for sentence in dossier["questions"])
 
 
+def test_an_archive_that_is_damaged_is_no_silence(site: Site) -> None:
+    site.scan(site.log, "--state", site.state)
+    (path,) = (site.state / "archive" / "parquet").iterdir()
+    path.write_bytes(b"PAR1" + b"\x55" * 500)
+    (incident,) = site.ask("incidents", "--all")
+    questions = [sentence["text"] for sentence in site.ask("show", incident["id"])["questions"]]
+    assert any("that can't be read: archive: " in text for text in questions)
+
+
 def test_standard_input_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(site.log.read_bytes())))
     site.scan("-", "--state", site.state)

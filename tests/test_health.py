@@ -16,6 +16,7 @@ from appliance.config import Config, FilesSource, SyslogSink
 from appliance.config import Health as Limits
 from appliance.control import ask_daemon
 from appliance.daemon import MOST_ASKED, Daemon
+from appliance.digest import find_silent
 from appliance.errors import ApplianceError, StoreError
 from appliance.health import Health, detect_trouble, show_span
 from appliance.store import MIGRATIONS, Store
@@ -210,6 +211,9 @@ def test_a_silent_source_is_a_finding_once_and_clears(
     assert finding["detector"] == "health"
     assert finding["matched"][0]["value"] == "auth"
     assert troubles(box)[0].startswith("source auth: silent for ")
+    (silent,) = find_silent(box.ask(), since=0.0)
+    assert silent.name == "auth"
+    assert silent.words.startswith("silent for ")
     code, out, _ = command(capsys, "status", "--state", box.config.state_dir)
     assert code == 1
     assert out.startswith("NOT HEALTHY: 1 trouble\n  source auth: silent for ")

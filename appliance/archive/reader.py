@@ -6,7 +6,10 @@ again from its record, as the line reads it.
 
 import heapq
 import math
+import os
 import re
+import sys
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import count, groupby
 from pathlib import Path
@@ -88,6 +91,11 @@ class Archive:
         self._segments = segments or self._list_folder
         self._memory, self._threads = memory, threads
         self._database: Database | None = None
+        #: Why parts were left out of what `events`, `records` and `presence` gave.
+        self.damaged: list[str] = []
+        #: Of records in segments, by their order there: time (NaN: rejected) and host, so that
+        #: several looks at one hour read each record once.
+        self._noted: dict[str, tuple[array[float], list[str]]] = {}
 
     def close(self) -> None:
         """Let go of DuckDB."""
@@ -131,7 +139,9 @@ class Archive:
             limit,
             (
                 (event.time, number, event)
-                for number, event in enumerate(self._read_open(parts, since, until, []))
+                for number, event in enumerate(
+                    self._read_open(parts, since, until, self.damaged, hosts)
+                )
                 if wanted(event)
             ),
         )
@@ -165,7 +175,7 @@ class Archive:
             found[event_id(record)] = record
         for part in parts:
             if part.state == "open" and len(found) < len(wanted):
-                for record in self._read_segment(part, []):
+                for _, record in self._read_segment(part, self.damaged):
                     key = event_id(record)
                     if key in wanted:
                         found[key] = record
@@ -187,10 +197,9 @@ class Archive:
         ):
             key = (source, host, bucket * step)
             counts[key] = counts.get(key, 0) + events
-        for event in self._read_open(parts, since, until, []):
-            if hosts is None or event.host in hosts:
-                key = (event.record.source, event.host, math.floor(event.time / step) * step)
-                counts[key] = counts.get(key, 0) + 1
+        for event in self._read_open(parts, since, until, self.damaged, hosts):
+            key = (event.record.source, event.host, math.floor(event.time / step) * step)
+            counts[key] = counts.get(key, 0) + 1
         rows = [(source, host, start, number) for (source, host, start), number in counts.items()]
         return sorted(rows, key=lambda row: (row[2], row[0], row[1]))
 
@@ -243,9 +252,39 @@ class Archive:
         until: float,
         found: Hunt,
     ) -> Iterator[Event]:
+        """Events of the group to which the condition says yes, each once. What can't be read of it
+        is named in `found`; the rest is read part by part then."""
         if group[0].state == "open":
             yield from self._read_open(group, since, until, found.gone)
             return
+        given: set[str] = set()
+        unread, known = found.unread, len(found.gone)
+        try:
+            for event in self._ask_group(group, condition, since, until, found):
+                if len(group) > 1:
+                    given.add(event.id)
+                yield event
+        except ArchiveError as error:
+            if len(group) == 1:
+                found.gone.append(f"{self._parquet(group[0]).name}: {error}")
+                return
+        else:
+            return
+        found.unread = unread
+        del found.gone[known:]
+        for part in group:
+            for event in self._list_candidates([part], condition, since, until, found):
+                if event.id not in given:
+                    yield event
+
+    def _ask_group(
+        self,
+        group: Sequence[SegmentRow],
+        condition: Filter,
+        since: float,
+        until: float,
+        found: Hunt,
+    ) -> Iterator[Event]:
         limits, values = _choose(None, since, until)
         rows = self._select(
             group, f"{limits} AND ({condition.sql})", [*values, *condition.values], gone=found.gone
@@ -264,15 +303,21 @@ class Archive:
         before: Sequence[Any] = (),
         gone: list[str] | None = None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows of the parts that are converted."""
+        """Rows of the parts that are converted; without those that retention takes meanwhile."""
         paths = [self._parquet(part) for part in parts if part.state == "parquet"]
-        there = [str(path) for path in paths if path.exists()]
-        if gone is not None and len(there) < len(paths):
-            gone.extend(f"{path.name}: is not there" for path in paths if not path.exists())
-        if not there:
-            return iter(())
-        statement = f"SELECT {chosen} FROM read_parquet(?) WHERE {condition}"  # noqa: S608
-        return self._open_database().rows(statement, [*before, there, *values])
+        given = False
+        while there := [str(path) for path in paths if path.exists()]:
+            statement = f"SELECT {chosen} FROM read_parquet(?) WHERE {condition}"  # noqa: S608
+            try:
+                for row in self._open_database().rows(statement, [*before, there, *values]):
+                    given = True
+                    yield row
+                break
+            except FileNotFoundError as error:
+                if given or all(map(os.path.exists, there)):
+                    raise ArchiveError(str(error)) from error
+        if gone is not None:
+            gone.extend(f"{path.name}: is not there" for path in paths if str(path) not in there)
 
     def _read_rows(
         self, rows: Iterator[tuple[Any, ...]], found: Hunt | None = None
@@ -285,28 +330,47 @@ class Archive:
                 found.unread += 1
 
     def _read_open(
-        self, parts: Sequence[SegmentRow], since: float, until: float, gone: list[str]
+        self,
+        parts: Sequence[SegmentRow],
+        since: float,
+        until: float,
+        gone: list[str],
+        hosts: Collection[str] | None = None,
     ) -> Iterator[Event]:
-        """Events of the parts that are not converted yet."""
+        """Events of the parts that are not converted yet, of these hosts (None: all)."""
         for part in parts:
             if part.state != "open":
                 continue
-            for record in self._read_segment(part, gone):
+            times, names = self._noted.setdefault(part.name, (array("d"), []))
+            for number, record in self._read_segment(part, gone):
+                if 0 <= number < len(times) and not (
+                    since <= times[number] < until and (hosts is None or names[number] in hosts)
+                ):
+                    continue
                 event = self._read(record)
-                if event is not None and since <= event.time < until:
+                if number == len(times):
+                    times.append(math.nan if event is None else event.time)
+                    names.append("" if event is None else sys.intern(event.host))
+                if (
+                    event is not None
+                    and since <= event.time < until
+                    and (hosts is None or event.host in hosts)
+                ):
                     yield event
 
-    def _read_segment(self, part: SegmentRow, gone: list[str]) -> Iterator[RawRecord]:
-        """A segment's records. One that was converted a moment ago is read as what it became."""
+    def _read_segment(self, part: SegmentRow, gone: list[str]) -> Iterator[tuple[int, RawRecord]]:
+        """A segment's records with their numbers. One that was converted a moment ago is read as
+        what it became, in which they have none (-1)."""
         path = self.folder / SEGMENTS / (part.name + SEGMENT_SUFFIX)
         try:
-            yield from read_segment(path, part.bytes or None)
+            yield from enumerate(read_segment(path, part.bytes or None))
         except FileNotFoundError:
             converted = msgspec.structs.replace(part, state="parquet")
             for row in self._select([converted], "TRUE", [], gone=gone):
-                yield _make_record(row)
+                yield -1, _make_record(row)
         except ArchiveError as error:
-            gone.append(str(error))
+            if str(error) not in gone:
+                gone.append(str(error))
 
     def _parquet(self, part: SegmentRow) -> Path:
         return self.folder / PARQUET / (part.name + PARQUET_SUFFIX)
@@ -319,11 +383,22 @@ class Archive:
             for name in (path.name.removesuffix(SEGMENT_SUFFIX) for path in segments)
         }
         paths = [str(path) for path in (self.folder / PARQUET).glob(f"*{PARQUET_SUFFIX}")]
-        if paths:
-            for path, events, first, last in self._open_database().rows(_RANGES, [paths]):
-                name = Path(path).name.removesuffix(PARQUET_SUFFIX)
-                rows[name] = SegmentRow(name, 0, 0, int(events), first, last, "parquet")
+        for path, events, first, last in self._list_ranges(paths):
+            name = Path(path).name.removesuffix(PARQUET_SUFFIX)
+            rows[name] = SegmentRow(name, 0, 0, int(events), first, last, "parquet")
         return list(rows.values())
+
+    def _list_ranges(self, paths: Sequence[str]) -> list[tuple[str, int, float, float]]:
+        """Of each file its events, and their first and last time. One that is damaged may hold
+        events of any time: who reads it says why it can't."""
+        if not paths:
+            return []
+        try:
+            return list(self._open_database().rows(_RANGES, [list(paths)]))
+        except (ArchiveError, FileNotFoundError):
+            if len(paths) == 1:
+                return [(paths[0], 0, -math.inf, math.inf)]
+        return [row for path in paths for row in self._list_ranges([path])]
 
     def _open_database(self) -> Database:
         if self._database is None:

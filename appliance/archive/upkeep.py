@@ -4,7 +4,7 @@ Plain functions over what the store knows; whoever calls them tells the store.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -70,9 +70,9 @@ def recover_folder(folder: Path, rows: Sequence[SegmentRow]) -> Recovered:
     return found
 
 
-def list_sealed(rows: Sequence[SegmentRow], now: float, started: float) -> list[SegmentRow]:
-    """The segments that nobody writes to any more, oldest first: those from before `started`, those
-    whose writer has begun another, and those of an hour that is over."""
+def list_sealed(rows: Sequence[SegmentRow], now: float, left: Container[str]) -> list[SegmentRow]:
+    """The segments that nobody writes to any more, oldest first: those that the last run has `left`
+    (names), those whose writer has begun another, and those of an hour that is over."""
     newest: dict[str, str] = {}
     for row in rows:
         writer, stamp = _split(row.name)
@@ -81,9 +81,8 @@ def list_sealed(rows: Sequence[SegmentRow], now: float, started: float) -> list[
     sealed = []
     for row in rows:
         writer, stamp = _split(row.name)
-        old = stamp < f"{max(0, int(started * 1000)):014d}"
         if row.state == "open" and (
-            old or stamp < newest[writer] or row.hour + _IDLE_HOURS <= hour
+            row.name in left or stamp < newest[writer] or row.hour + _IDLE_HOURS <= hour
         ):
             sealed.append(row)
     return sorted(sealed, key=lambda row: _split(row.name)[1])

@@ -8,6 +8,7 @@ be written stops nothing: its records are counted as lost, and it is tried again
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ PARQUET: Final = "parquet"
 SEGMENT_SUFFIX: Final = ".seg"
 PARQUET_SUFFIX: Final = ".parquet"
 HOUR: Final = 3600
+#: A segment's name: hour, the writer's number, when it was begun (ms).
+_NAME: Final = re.compile(r"\d{7,}-(\d{3,9})-(\d{14,18})\.", re.ASCII)
 #: Seconds before a folder that could not be written is tried again.
 RETRY_SECONDS: Final = 5.0
 
@@ -73,6 +76,7 @@ class ArchiveWriter:
         self._open: _Open | None = None
         self._retry_at = -math.inf
         self._error = ""
+        self._stamp: int | None = None  # of this number's newest segment
 
     @property
     def error(self) -> str:
@@ -196,7 +200,10 @@ class ArchiveWriter:
 
     def _create(self, hour: int, now: float) -> _Open:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        stamp = int(now * 1000)
+        # Segments follow one another by name, wherever somebody sets the clock.
+        if self._stamp is None:
+            self._stamp = self._find_newest()
+        stamp = max(int(now * 1000), self._stamp + 1)
         while True:
             name = f"{hour:07d}-{self._number:03d}-{stamp:014d}"
             taken = self._folder.parent / PARQUET / (name + PARQUET_SUFFIX)
@@ -216,7 +223,20 @@ class ArchiveWriter:
             os.close(file)
             path.unlink(missing_ok=True)
             raise
+        self._stamp = stamp
         return _Open(file, Growth(name, hour, len(MAGIC), 0, 0.0, 0.0))
+
+    def _find_newest(self) -> int:
+        """The stamp of the newest segment of this number, from any run; 0 for none. Raises
+        OSError."""
+        newest = 0
+        for folder in (self._folder, self._folder.parent / PARQUET):
+            if folder.is_dir():
+                for path in folder.iterdir():
+                    found = _NAME.match(path.name)
+                    if found is not None and int(found[1]) == self._number:
+                        newest = max(newest, int(found[2]))
+        return newest
 
     def _abandon(self) -> None:
         """Go on with another segment; what of this one was never stored is cut off, or ignored by

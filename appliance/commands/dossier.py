@@ -17,7 +17,7 @@ from appliance.assembly import load_configured_rules
 from appliance.commands.knowledge import open_unasked
 from appliance.config import Config
 from appliance.correlate.chain import build_chain
-from appliance.dossier import EventArchive, Link, Watchers, build_dossier
+from appliance.dossier import Link, Watchers, build_dossier, no_damage
 from appliance.errors import ApplianceError, ArchiveError, ModelError
 from appliance.incident import Chain, Dossier
 from appliance.knowledge.base import KnowledgeBase
@@ -34,10 +34,12 @@ def read_dossier(config: Config, store: Store, key: str) -> Dossier:
     kept, StoreError."""
     with ExitStack() as stack:
         base = _open_base(config, stack)
+        archive = _open_archive(config, store, stack)
         return build_dossier(
             store,
             key,
-            archive=_open_archive(config, store, stack),
+            archive=archive,
+            damage=(lambda: archive.damage) if archive is not None else no_damage,
             base=base,
             rules=_load_rules(config),
             now=time.time(),
@@ -69,7 +71,12 @@ class _Careful:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._said = False
+        self._said = ""
+
+    @property
+    def damage(self) -> str:
+        """Why a part of it was left out so far; empty where nothing was."""
+        return self._said or next(iter(self._archive.damaged), "")
 
     def events(
         self,
@@ -108,10 +115,10 @@ class _Careful:
     def _note(self, error: ArchiveError) -> None:
         if not self._said:
             _say("of the archive a part is left out", error)
-        self._said = True
+        self._said = self._said or str(error)
 
 
-def _open_archive(config: Config, store: Store, stack: ExitStack) -> EventArchive | None:
+def _open_archive(config: Config, store: Store, stack: ExitStack) -> "_Careful | None":
     try:
         archive = open_archive(config, store)
     except ApplianceError as error:

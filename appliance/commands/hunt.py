@@ -128,10 +128,14 @@ def _make_row(hit: Hit) -> list[Any]:
     matched = "; ".join(
         f"{match.field}: {match.value}" if match.field else match.value for match in hit.matched
     )
-    text = event.record.data[: 2 * _BEGINNING].decode("utf-8", "backslashreplace")
+    data = event.record.data
+    shown = data[: 4 * _BEGINNING].decode("utf-8", "backslashreplace")
+    text = clean(shown[:_BEGINNING])
+    if len(shown) > _BEGINNING:
+        text += f"... ({len(data):,} bytes)"
     return [
         show_time(event.time), event.host, ", ".join(sources),
-        clean(matched, _MATCHED), clean(text, _BEGINNING),
+        clean(matched, _MATCHED), text,
     ]  # fmt: skip
 
 

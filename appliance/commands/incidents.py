@@ -18,13 +18,15 @@ from appliance.incident import Dossier, Provenance, Sentence, TraceEdge, TraceNo
 from appliance.joining import explain_incident
 from appliance.schema import Fold, Incident
 from appliance.store import Store
-from appliance.telling import count_words, find_of_fold
+from appliance.telling import BASKETS, count_words, find_of_fold
 from appliance.view import View, clean, show_range, show_time
 
 Body = dict[str, Any]
 
 #: Hosts, entities and lines of the tree that are shown, at the most.
 _HOSTS = 4
+#: Stages of one that a list without a terminal shows.
+_STAGES = 3
 _ENTITIES = 6
 _KINDS = (
     "host", "user", "address", "domain", "service", "file", "session", "hash", "process",
@@ -68,8 +70,8 @@ def incidents(args: argparse.Namespace) -> Exit:
             titles = dict.fromkeys(incident.title for incident, _ in rows)
             more = f" and {len(titles) - 3} more" if len(titles) > 3 else ""
             named = "; ".join(clean(title, 80) for title in list(titles)[:3])
-            view.line(f"{kind}, {what}: {found} findings in {len(rows)} rows (--all shows them): "
-                      f"{named}{more}", "dim")  # fmt: skip
+            many = f"{count_words(found, 'finding')} in {count_words(len(rows), 'row')}"
+            view.line(f"{kind}, {what}: {many} (--all shows them): {named}{more}", "dim")
     return Exit.DONE
 
 
@@ -89,6 +91,13 @@ def describe_incident(incident: Incident, status: str) -> Body:
     }
 
 
+def _name_stages(tactics: Sequence[str], *, whole: bool) -> str:
+    """The stages by first time; where nothing folds a long cell, the last ones, which say how far
+    it came."""
+    left = 0 if whole else max(0, len(tactics) - _STAGES)
+    return ", ".join([*([f"{left} before"] if left else []), *tactics[left:]])
+
+
 def _print_list(view: View, rows: Sequence[tuple[Incident, str]], title: str = "") -> None:
     view.table(
         ["id", "score", "level", "status", "stages", "findings", "hosts", "first - last (UTC)",
@@ -99,7 +108,7 @@ def _print_list(view: View, rows: Sequence[tuple[Incident, str]], title: str = "
                 f"{incident.score:.0f}",
                 incident.level,
                 status,
-                ", ".join(incident.tactics),
+                _name_stages(incident.tactics, whole=view.terminal),
                 _count_findings(incident),
                 _name_hosts([e.value for e in incident.entities if e.kind == "host"]),
                 show_range(incident.first_seen, incident.last_seen),
@@ -449,7 +458,7 @@ def _print_next(view: View, dossier: Dossier) -> None:
                 f"{step.share:.0%}",
                 step.of,
                 f"{step.lift:.1f}",
-                f"{', '.join(step.sources[:3])}: {len(step.rules)} rules"
+                f"{', '.join(step.sources[:3])}: {count_words(len(step.rules), 'rule')}"
                 if step.sources
                 else "NOTHING",
             ]
@@ -499,7 +508,12 @@ def print_reasons(view: View, facts: Body) -> None:
 
 
 def _print_joined(view: View, facts: Body) -> None:
-    view.line(f"2 why these {facts['looked_at']} findings are one incident", "bold")
+    found = count_words(facts["looked_at"], "finding")
+    if facts["kind"] in BASKETS:
+        view.line(f"2 {found} {_ASIDE[facts['kind']]}: lie together, and need not belong together",
+                  "bold")  # fmt: skip
+    else:
+        view.line(f"2 why {found} are one incident", "bold")
     if facts["left_out"]:
         view.line(f"  {facts['left_out']} more are counted and not looked at here", "yellow")
     view.table(
@@ -513,7 +527,7 @@ def _print_joined(view: View, facts: Body) -> None:
     )  # fmt: skip
     if facts["ties_left_out"]:
         view.line(f"  {facts['ties_left_out']} more entities")
-    if facts["apart"] > 1:
+    if facts["apart"] > 1 and facts["kind"] not in BASKETS:
         view.line(f"  by these alone they would be {facts['apart']} groups: the rest was joined by "
                   "time and rule, or through findings that are not looked at here")  # fmt: skip
     _print_named(view, "share none with another", facts["untied"])
@@ -525,9 +539,10 @@ def _print_joined(view: View, facts: Body) -> None:
 def _print_detectors(view: View, facts: Body) -> None:
     view.line("3 detectors", "bold")
     for row in facts["detectors"]:
-        view.line(f"  {clean(row['detector'])}: {row['findings']} findings of {row['rules']} rules")
+        view.line(f"  {clean(row['detector'])}: {count_words(row['findings'], 'finding')} of "
+                  f"{count_words(row['rules'], 'rule')}")  # fmt: skip
     view.line("4 agreement and disagreement", "bold")
-    view.line(f"  on {facts['agreed_events']} events more than one detector speaks")
+    view.line(f"  on {count_words(facts['agreed_events'], 'event')} more than one detector speaks")
     _print_named(view, "the experts contradict one another on", facts["disputed"])
     _print_named(view, "the sentinel stands alone, no rule speaks, on", facts["alone"])
     if not facts["disputed"]["count"] and not facts["alone"]["count"]:

@@ -119,8 +119,9 @@ class Gathering:
                 self.rows[key] = msgspec.structs.replace(row, count=left)
             else:
                 del self.rows[key]
-        self.count -= fold.count
-        self.parts -= 1
+        # Less than nothing is left where the incident itself was kept no longer, and began anew.
+        self.count = max(0, self.count - fold.count)
+        self.parts = max(0, self.parts - 1)
 
     def merge(self, other: "Gathering") -> None:
         """All of another, whose id becomes an alias."""
@@ -204,6 +205,7 @@ def make_row(fold: FoldState, count: int, first: float, last: float) -> Fold:
         tactics=fold.tactics,
         expected=fold.expected,
         rarity=max(fold.rarity, fold.burst),
+        watched=fold.watched,
     )
 
 
@@ -244,6 +246,7 @@ def _join_rows(known: Fold, row: Fold) -> Fold:
         tactics=tuple(sorted({*known.tactics, *row.tactics})),
         expected=row.expected if newer else known.expected,
         rarity=max(known.rarity, row.rarity),
+        watched=max(known.watched, row.watched),
     )
 
 
@@ -255,8 +258,9 @@ def _rank_usual(row: Fold) -> tuple[int, str, str]:
     return (-row.count, row.rule_id, row.host)
 
 
-def _by_time(row: Fold) -> tuple[float, str, str]:
-    return (row.first, row.rule_id, row.host)
+def _by_time(row: Fold) -> tuple[bool, float, str, str]:
+    """The first, a rule before the model: its title says what happened."""
+    return (row.detector == "sentinel", row.first, row.rule_id, row.host)
 
 
 def _list_firsts(rows: Iterable[tuple[float, tuple[str, ...]]]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ All state lies in `Layered` maps: a batch's changes are kept apart until they ar
 or thrown away (`rollback`).
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -35,6 +34,7 @@ from appliance.correlate.layered import Layered
 from appliance.correlate.priority import RARE_BITS
 from appliance.correlate.usual import (
     BUCKET,
+    LAG,
     Surprise,
     count_hosts,
     count_hours,
@@ -66,10 +66,13 @@ ROUTINE_HOURS: Final = 3
 #: the share of hours with such things above which the moment says nothing.
 STRONG_BITS: Final = 4.0
 BUSY_SHARE: Final = 0.5
-#: Finding ids and entities that a fold keeps, spans that a key keeps.
+#: Finding ids, entities and keys that a fold keeps: a scan meets any number of addresses.
 FOLD_FINDINGS: Final = 8
 FOLD_ENTITIES: Final = 24
+FOLD_KEYS: Final = 1024
+#: Spans that a key keeps however old, and with those that a late finding may still meet.
 KEY_SPANS: Final = 4
+MOST_SPANS: Final = 24
 #: Folds and incidents held in memory beside those of the batch; more are read from the store.
 HELD_FOLDS: Final = 20_000
 HELD_INCIDENTS: Final = 2_000
@@ -82,6 +85,8 @@ _WINDOWS: Final[dict[str, float | None]] = {"rule": RULE_WINDOW, "moment": MOMEN
 _WINDOWS.update(WINDOWS.items())
 #: Detector, rule, host, ten minutes.
 _Kin = tuple[str, str, str, int]
+#: Event times beyond this, before or after 1970, are none (seconds).
+_LARGEST_TIME: Final = 1e15
 _MOMENT: Final = "moment:"
 #: Before and after all buckets.
 _NEVER: Final = -(1 << 62)
@@ -206,8 +211,11 @@ class Correlator:
         self._folded: dict[str, str] = {}
         self._moved: dict[str, None] = {}
         self._born: list[tuple[_Kin, str]] = []
+        #: Kin of which this batch has made every fold loud.
+        self._loud: set[_Kin] = set()
         self._number = self._next_number = stored.next_number
         self._evicted = self._now_evicted = 0
+        self._forgotten = self._now_forgotten = 0
 
     @property
     def evicted(self) -> int:
@@ -219,17 +227,27 @@ class Correlator:
         """Correlation keys held now."""
         return len(self._spans)
 
+    @property
+    def usuals(self) -> int:
+        """Of how many rules and entities is held what is usual."""
+        return len(self._usuals)
+
+    @property
+    def forgotten(self) -> int:
+        """Of how many this was forgotten for the cap since the start, as far as committed."""
+        return self._forgotten
+
     def join(self, sign: Sign) -> str:
         """Put a finding into its fold and incident; the incident's id, as far as it is known now
         (a later finding of the batch may bring it into another)."""
-        if not math.isfinite(sign.time):
+        if not abs(sign.time) <= _LARGEST_TIME:  # a number of hours must fit 64 bits; no NaN does
             sign = msgspec.structs.replace(sign, time=0.0)
         bucket = int(sign.time // BUCKET)
         surprise = self._learn(sign, bucket)
-        fold, fresh = self._put_into_fold(sign, bucket, surprise)
+        fold, touched = self._put_into_fold(sign, bucket, surprise)
         self._folded[sign.id] = fold.id
         state: FoldStateName = "loud" if surprise.burst else fold.base
-        if fresh:
+        if touched is None:
             fold.state = state
             self._place(fold)
         else:
@@ -240,9 +258,11 @@ class Correlator:
             if _STATES.index(state) > _STATES.index(fold.state):
                 self._raise(fold, state)
             elif fold.state != "routine":
-                self._link(fold)
+                self._link(fold, touched)
         if surprise.burst:
-            self._raise_kin(fold)
+            self._raise_kin(_name_kin(fold))
+        else:
+            self._loud.discard(_name_kin(fold))
         return self._current(fold.incident)
 
     def changes(self) -> CorrelationChange:
@@ -285,6 +305,7 @@ class Correlator:
             self._forget_aliases()
         self._number = self._next_number
         self._evicted += self._now_evicted
+        self._forgotten += self._now_forgotten
         self._end_batch()
 
     def rollback(self) -> None:
@@ -303,16 +324,9 @@ class Correlator:
             self._spans.drop(key)
             self._now_evicted += 1
         for key in self._usuals.oldest(len(self._usuals) - self._limits.usuals):
-            self._usuals.drop(key)
-
-    def note_change(self, merged: Mapping[str, str]) -> None:
-        """Operators changed incidents or folds in the store, and merged these into others: what is
-        held of them is read anew. To be called between two batches."""
-        self._aliases.update(merged)
-        self._gatherings.clear()
-        self._folds.clear()
-        self._held_from = _EVER
-        self._kin.clear()
+            if key not in (_SITE, _STRONG):  # all that is usual is measured by these
+                self._usuals.drop(key)
+                self._now_forgotten += 1
 
     def _layers(self) -> tuple[Layered[Any], ...]:
         return (self._spans, self._usuals, self._folds, self._gatherings)
@@ -320,7 +334,8 @@ class Correlator:
     def _end_batch(self) -> None:
         self._merged, self._folded, self._moved = {}, {}, {}
         self._born = []
-        self._now_evicted = 0
+        self._loud = set()
+        self._now_evicted = self._now_forgotten = 0
 
     # -- what is usual ---------------------------------------------------------------------------
 
@@ -377,8 +392,11 @@ class Correlator:
 
     # -- folds -------------------------------------------------------------------------------------
 
-    def _put_into_fold(self, sign: Sign, bucket: int, surprise: Surprise) -> tuple[FoldState, bool]:
-        """The finding's fold, the finding counted in it, and whether it was opened for it."""
+    def _put_into_fold(
+        self, sign: Sign, bucket: int, surprise: Surprise
+    ) -> tuple[FoldState, list[str] | None]:
+        """The finding's fold, the finding counted in it, and those of its keys whose times may have
+        changed: None, all of them, where it was opened for this finding."""
         rule = _name_rule(sign)
         key = digest("fold", rule, sign.level, sign.host, find_subject(sign.entities), str(bucket))
         fold = self._folds.open(key, load=bucket < self._held_from)
@@ -386,20 +404,25 @@ class Correlator:
         if fold is None:
             fold = _open_fold(key, sign, bucket, surprise)
             self._folds.put(key, fold)
-            kin = _name_kin(fold)
-            self._kin.setdefault(kin, {})[key] = None
-            self._born.append((kin, key))
+            self._born.append((_name_kin(fold), key))
         else:
             _grow_fold(fold, sign)
-        for name in self._list_keys(sign, bucket):
+        # Also one that was read from the store again.
+        self._kin.setdefault(_name_kin(fold), {})[key] = None
+        touched = self._list_keys(sign, bucket)
+        for name in touched:
+            if name not in fold.keys and len(fold.keys) >= FOLD_KEYS:
+                continue
             first, last = fold.keys.get(name, (sign.time, sign.time))
             fold.keys[name] = (min(first, sign.time), max(last, sign.time))
         fold.burst = max(fold.burst, round(surprise.maturity * surprise.burst, 3))
         if surprise.steady >= STRONG_BITS:
-            fold.keys[f"rule:{rule}"] = (fold.first, fold.last)
+            named = [f"rule:{rule}"]
             if self._is_moment_rare(sign.time, bucket):
-                fold.keys[_MOMENT] = (fold.first, fold.last)
-        return fold, fresh
+                named.append(_MOMENT)
+            fold.keys.update(dict.fromkeys(named, (fold.first, fold.last)))
+            touched += named
+        return fold, None if fresh else touched
 
     def _place(self, fold: FoldState) -> None:
         """Put a fold that is in no incident into what it is linked with, or into a new one."""
@@ -423,12 +446,16 @@ class Correlator:
         self._place(fold)
         self._moved[fold.id] = None
 
-    def _raise_kin(self, fold: FoldState) -> None:
-        """What the burst of a rule on a host is made of is loud, all of it."""
-        for key in list(self._kin.get(_name_kin(fold), ())):
-            kin = self._folds.get(key)
-            if kin is not None and kin.state != "loud" and (kin := self._folds.open(key)):
-                self._raise(kin, "loud")
+    def _raise_kin(self, kin: _Kin) -> None:
+        """What the burst of a rule on a host is made of is loud, all of it. Looked at once a batch:
+        while the burst lasts, what is new is loud from the beginning."""
+        if kin in self._loud:
+            return
+        for key in list(self._kin.get(kin, ())):
+            fold = self._folds.get(key)
+            if fold is not None and fold.state != "loud" and (fold := self._folds.open(key)):
+                self._raise(fold, "loud")
+        self._loud.add(kin)
 
     def _forget_kin(self, kin: _Kin, key: str) -> None:
         folds = self._kin.get(kin)
@@ -439,10 +466,11 @@ class Correlator:
 
     # -- incidents ---------------------------------------------------------------------------------
 
-    def _link(self, fold: FoldState) -> Gathering:
+    def _link(self, fold: FoldState, touched: Sequence[str] | None = None) -> Gathering:
         """Bring the incidents together that the fold's keys lead to, with the fold's own; what the
-        fold is in then."""
-        active = self._list_active(fold)
+        fold is in then. `touched` are the keys that may lead to more than before (None: all): a
+        fold of many keys is not gone through for each of its findings."""
+        active = self._list_active(fold, fold.keys if touched is None else touched)
         members, closed = self._find_members(fold, active)
         if members:
             for other in members[1:]:
@@ -456,20 +484,22 @@ class Correlator:
             self._stretch(key, Span(target.id, first, last), window)
         return target
 
-    def _list_active(self, fold: FoldState) -> list[tuple[str, tuple[float, float], float]]:
-        """The keys by which a fold in its state links, with their times and windows."""
+    def _list_active(
+        self, fold: FoldState, keys: Iterable[str]
+    ) -> list[tuple[str, tuple[float, float], float]]:
+        """Those of the keys by which a fold in its state links, with their times and windows."""
         found = []
-        kinds = {key: key.partition(":")[0] for key in fold.keys}
         # What names its process and is no more than medium is linked by that, not by where it ran:
         # every host runs much at any time.
         placed = (
-            "process" in kinds.values()
-            and fold.base == "loud"
+            fold.base == "loud"
             and fold.rarity < RARE_BITS
             and LEVELS.index(fold.level) < LEVELS.index("high")
+            and any(key.startswith("process:") for key in fold.keys)
         )
-        for key, kind in kinds.items():
-            if kind == "host" and placed:
+        for key in keys:
+            kind = key.partition(":")[0]
+            if key not in fold.keys or (kind == "host" and placed):
                 continue
             if fold.state == "loud" or kind in _ACTOR_KINDS:
                 found.append((key, fold.keys[key], self._find_window(kind)))
@@ -520,11 +550,14 @@ class Correlator:
 
     def _are_apart(self, one: Gathering, members: Iterable[str]) -> bool:
         """Whether an operator split it from one of these: that is not joined again."""
-        others = [self._gatherings.get(key) for key in members]
-        return any(
-            other is not None and (one.id in other.apart or other.id in one.apart)
-            for other in others
-        )
+        mine = {self._current(key) for key in one.apart}
+        for key in members:
+            other = self._gatherings.get(key)
+            if other is not None and (
+                other.id in mine or one.id in map(self._current, other.apart)
+            ):
+                return True
+        return False
 
     def _stretch(self, key: str, span: Span, window: float) -> None:
         """The key led to the span's incident in its time: one span with what it now belongs to."""
@@ -538,8 +571,12 @@ class Correlator:
             else:
                 others.append(known)
         new = sorted((*others, Span(span.incident, first, last)), key=lambda one: one.last)
+        # What comes late may make a fold reach back over all of its ten minutes.
+        reach = new[-1].last - LAG - BUCKET - window
+        while len(new) > KEY_SPANS and (new[0].last < reach or len(new) > MOST_SPANS):
+            del new[0]
         if tuple(new) != old:
-            self._spans.put(key, tuple(new[-KEY_SPANS:]))
+            self._spans.put(key, tuple(new))
 
     def _merge(self, into: str, other: str) -> None:
         target, gone = self._open_gathering(into), self._open_gathering(other)
@@ -551,7 +588,7 @@ class Correlator:
     def _open_incident(self, fold: FoldState) -> Gathering:
         key = incident_id(fold.findings[0])
         # Of a fold that is new nothing can be stored; of another, after a split, say.
-        if fold.count > 1 and self._gatherings.get(key) is not None:
+        if fold.count > 1 and (self._current(key) != key or self._gatherings.get(key) is not None):
             key = incident_id(fold.id)
         gathering = Gathering(key, self._next_number)
         self._next_number += 1
@@ -634,6 +671,7 @@ def _open_fold(key: str, sign: Sign, bucket: int, surprise: Surprise) -> FoldSta
         state=base,
         base=base,
         rarity=round(surprise.steady, 3),
+        watched=round(surprise.maturity, 3),
         burst=0.0,
         expected=round(surprise.share, 3),
         keys={},

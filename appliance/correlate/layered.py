@@ -96,10 +96,6 @@ class Layered(Generic[V]):
         gone = list(islice(self._held, max(0, len(self._held) - cap)))
         return [self._held.pop(key) for key in gone]
 
-    def clear(self) -> None:
-        """Hold nothing that is committed: somebody else changed what is stored."""
-        self._held.clear()
-
     def _by_age(self) -> Iterator[str]:
         yield from (key for key in self._held if key not in self._changed)
         yield from (key for key, value in self._changed.items() if value is not None)

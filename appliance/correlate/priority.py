@@ -24,6 +24,8 @@ MOST_RULE_POINTS: Final = 18.0
 MOST_RARITY_POINTS: Final = 30.0
 #: Bits that surprise nobody: on every site something unusual happens every day.
 DAILY_BITS: Final = 6.0
+#: What is at least medium, before a day was watched: nobody can say that it is usual.
+UNKNOWN_POINTS: Final = 8.0
 SPREAD_POINTS: Final = 3.0
 MOST_SPREAD_POINTS: Final = 10.0
 STAGE_POINTS: Final = 2.0
@@ -58,6 +60,7 @@ def weigh_incident(
     reasons = [
         *_weigh_levels(folds),
         *_weigh_rarity(folds),
+        *_weigh_unknown(folds),
         *_weigh_spread(folds),
         *_weigh_stages(folds),
         *_weigh_detectors(folds),
@@ -102,8 +105,18 @@ def _weigh_rarity(folds: Sequence[Fold]) -> list[Reason]:
         return []
     bits = sum(fold.rarity * DECAY**place for place, fold in enumerate(rare))
     points = max(0.0, bits - DAILY_BITS)
+    if not points:
+        return []
     words = f"{len(rare)} of its {len(best)} rules are unusual here, above all: {rare[0].title}"
     return [Reason("rarity", round(min(MOST_RARITY_POINTS, points), 2), words)]
+
+
+def _weigh_unknown(folds: Sequence[Fold]) -> list[Reason]:
+    watched = max(fold.watched for fold in folds)
+    if watched >= 1.0 or all(LEVELS.index(f.level) < LEVELS.index("medium") for f in folds):
+        return []
+    words = "what is usual here is not known yet: findings of less than 24 hours came before it"
+    return [Reason("unknown", round(UNKNOWN_POINTS * (1 - watched), 2), words)]
 
 
 def _weigh_spread(folds: Sequence[Fold]) -> list[Reason]:

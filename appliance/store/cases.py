@@ -142,11 +142,14 @@ def read_case(db: sqlite3.Connection, incident: str) -> Case:
     row = db.execute("SELECT body FROM cases WHERE incident = ?", (incident,)).fetchone()
     if row is None:
         row = db.execute(
-            "WITH RECURSIVE gone(id) AS (SELECT id FROM incidents WHERE merged_into = ?"
-            " UNION SELECT incidents.id FROM incidents JOIN gone"
-            " ON incidents.merged_into = gone.id)"
-            " SELECT body FROM cases WHERE incident IN gone AND status != 'closed'"
-            " ORDER BY changed DESC LIMIT 1",
+            # From the few cases up, not from the incident down: that goes through all incidents.
+            "WITH RECURSIVE up(mine, id) AS (SELECT c.incident, i.merged_into FROM cases AS c"
+            " JOIN incidents AS i ON i.id = c.incident"
+            " WHERE c.status != 'closed' AND i.merged_into IS NOT NULL"
+            " UNION SELECT up.mine, i.merged_into FROM up JOIN incidents AS i ON i.id = up.id"
+            " WHERE i.merged_into IS NOT NULL)"
+            " SELECT c.body FROM up JOIN cases AS c ON c.incident = up.mine WHERE up.id = ?"
+            " ORDER BY c.changed DESC LIMIT 1",
             (incident,),
         ).fetchone()
     if row is None:
@@ -311,7 +314,8 @@ class StoreDesk:
         """The other findings of a fold, in the order of their times."""
         gone = set(without)
         rows = self._db.execute(
-            f"SELECT {_PLACE} FROM findings WHERE fold = ? ORDER BY time, id LIMIT ?",  # noqa: S608
+            f"SELECT {_PLACE} FROM findings WHERE fold = ? AND fold != ''"  # noqa: S608
+            " ORDER BY time, id LIMIT ?",
             (fold, limit + len(gone)),
         )
         return [_place(row) for row in rows if row[0] not in gone][:limit]
@@ -350,7 +354,9 @@ class StoreDesk:
         for state in states:
             sealed = digest("fold closed", state.id, head.hash)
             self._db.execute("DELETE FROM folds WHERE id = ?", (state.id,))
-            self._db.execute("UPDATE findings SET fold = ? WHERE fold = ?", (sealed, state.id))
+            self._db.execute(
+                "UPDATE findings SET fold = ? WHERE fold = ? AND fold != ''", (sealed, state.id)
+            )
             state.id = sealed
         self.put_states(states)
 

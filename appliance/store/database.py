@@ -93,6 +93,8 @@ EXPIRE_ROWS: Final = 1000
 #: Seconds between two such looks, and when the last one left something to do.
 EXPIRE_SECONDS: Final = 60.0
 EXPIRE_AGAIN_SECONDS: Final = 1.0
+#: Seconds for which a fold is kept whose findings are not: what comes late still falls into it.
+FOLD_SECONDS: Final = 2 * 86400.0
 #: Test messages whose place in the outbox is remembered.
 MOST_TESTS: Final = 100
 
@@ -377,7 +379,31 @@ class Store:
                 if gone:
                     add_count(db, "store", f"{table}_over_bytes", gone)
                     break
+        full = self._forget_folds(db, now) or full
         self._expire_at = now + (EXPIRE_AGAIN_SECONDS if full else EXPIRE_SECONDS)
+
+    def _forget_folds(self, db: sqlite3.Connection, now: float) -> bool:
+        """Folds none of whose findings are kept, among the oldest, and what is over the cap, the
+        oldest first; whether there may be more."""
+        found = [
+            key
+            for (key,) in db.execute(
+                "SELECT id FROM (SELECT id FROM folds WHERE last < ? ORDER BY last LIMIT ?) AS old"
+                " WHERE NOT EXISTS (SELECT 1 FROM findings WHERE fold = old.id AND fold != '')",
+                (now - FOLD_SECONDS, EXPIRE_ROWS),
+            )
+        ]
+        db.executemany("DELETE FROM folds WHERE id = ?", [(key,) for key in found])
+        if found:
+            add_count(db, "store", "folds_expired", len(found))
+        surplus = db.execute("SELECT COUNT(*) FROM folds").fetchone()[0] - self._limits.folds
+        if surplus > 0:
+            gone = db.execute(
+                "DELETE FROM folds WHERE id IN (SELECT id FROM folds ORDER BY last LIMIT ?)",
+                (min(surplus, EXPIRE_ROWS),),
+            ).rowcount
+            add_count(db, "store", "folds_over_cap", gone)
+        return len(found) == EXPIRE_ROWS or surplus > EXPIRE_ROWS
 
     def _trim_incidents(self, db: sqlite3.Connection) -> None:
         """Forget the incidents (and ids merged into others) untouched for longest: every write
@@ -859,8 +885,10 @@ class Store:
         with self._reading() as db:
             sizes = {
                 table: int(db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])  # noqa: S608
-                for table in ("findings", "incidents", "links", "rejected", "outbox", "software")
-            }
+                for table in (
+                    "findings", "incidents", "folds", "links", "rejected", "outbox", "software",
+                )
+            }  # fmt: skip
         sizes["bytes"] = self.path.stat().st_size if self.path.exists() else 0
         return sizes
 

@@ -35,6 +35,7 @@ class StoreLimits(msgspec.Struct, frozen=True):
 
     findings: int = 1_000_000
     incidents: int = 100_000
+    folds: int = 1_000_000
     rejected: int = 10_000
     rejected_bytes: int = 1 << 16
     outbox: int = 100_000

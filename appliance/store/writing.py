@@ -85,7 +85,8 @@ def _put_folds(db: sqlite3.Connection, change: CorrelationChange) -> None:
         ],
     )
     db.executemany(
-        "UPDATE findings SET incident = ? WHERE fold = ?",
+        # The index has only what is in a fold, and is used only where the question says so, too.
+        "UPDATE findings SET incident = ? WHERE fold = ? AND fold != ''",
         [(incident, fold) for fold, incident in change.moved.items()],
     )
 
