@@ -370,8 +370,9 @@ class Usual(msgspec.Struct):
     """What was seen before of something that repeats: a rule on a host, a rule, an entity.
 
     `hours` counts distinct hours (event time // 3600) before those in `recent`, which lists the
-    newest, in order; `peak` is the largest count of ten minutes before those in `buckets`, which
-    lists the newest as (time // 600, count); `hosts` are those first seen with it, as (name, time).
+    newest, in order, `days` and `recent_days` the same of days; `peak` is the largest count of ten
+    minutes before those in `buckets`, which lists the newest as (time // 600, count); `hosts` are
+    those first seen with it, as (name, time).
     """
 
     hours: int = 0
@@ -379,6 +380,8 @@ class Usual(msgspec.Struct):
     peak: int = 0
     buckets: list[tuple[int, int]] = msgspec.field(default_factory=list)
     hosts: list[tuple[str, float]] = msgspec.field(default_factory=list)
+    days: int = 0
+    recent_days: list[int] = msgspec.field(default_factory=list)
 
 
 class FoldState(msgspec.Struct):

@@ -64,6 +64,28 @@ def test_hours_count_once_they_are_over() -> None:
     assert count_hours(usual, at - 6) == 18
 
 
+def test_an_old_hour_is_not_counted_again_and_again() -> None:
+    usual = Usual()
+    for n in range(10):
+        note_time(usual, START + n * HOUR)
+    for n in range(50):
+        note_time(usual, START + n)
+    assert usual.hours + len(usual.recent) == 10
+
+
+def test_what_comes_once_a_day_is_usual_after_three_days(line: Line) -> None:
+    """A backup at two in the morning, on a site where something is found every hour."""
+    day = math.ceil(START / 86400) * 86400.0
+    for n in range(6 * 24):
+        line.put(make_finding(1000 + n, day + n * HOUR, "h:web", rule=f"r{n % 7}", level="low"))
+        if n % 24 == 2:
+            backup = make_finding(n, day + n * HOUR + 60, "h:db", rule="backup", level="medium")
+            line.put(backup)
+            (home,) = homes_of(line, backup)
+            # Three whole days with it have to be over: from the fourth on it is expected.
+            assert (home == ROUTINE_ID) == (n // 24 >= 3), n // 24
+
+
 def test_surprise_is_that_of_the_rule_of_succession() -> None:
     site, rule, here = Usual(), Usual(), Usual()
     for n in range(48):

@@ -695,7 +695,8 @@ def _grow_fold(fold: FoldState, sign: Sign) -> None:
 
 def _copy_usual(usual: Usual) -> Usual:
     return Usual(
-        usual.hours, list(usual.recent), usual.peak, list(usual.buckets), list(usual.hosts)
+        usual.hours, list(usual.recent), usual.peak, list(usual.buckets), list(usual.hosts),
+        usual.days, list(usual.recent_days),
     )  # fmt: skip
 
 

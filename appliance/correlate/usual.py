@@ -3,8 +3,9 @@
 For a rule on a host, and for a rule anywhere, the hours in which it fired are counted. With N hours
 watched (in which anything at all was found) and n of them with this rule, the chance that the next
 hour has it, too, is (n + 1) / (N + 2) (Laplace's rule of succession); minus its binary logarithm is
-the surprise, in bits. Only hours that ended LAG seconds before the ten minutes in question count:
-so that the answer does not depend on the order in which the findings of the last minutes came.
+the surprise, in bits. Days are counted likewise, for what comes once a day. Only hours and days
+that ended LAG seconds before the ten minutes in question count: so that the answer does not depend
+on the order in which the findings of the last minutes came.
 """
 
 import math
@@ -15,12 +16,17 @@ from appliance.schema import Usual
 #: Seconds of one fold, and of the hours that are counted.
 BUCKET: Final = 600
 HOUR: Final = 3600
+DAY: Final = 86400
 #: How late an event may come without changing what is found (seconds).
 LAG: Final = 600.0
 #: Hours watched after which a surprise counts in full: before, nobody knows what is usual.
 MATURE_HOURS: Final = 24.0
 #: What a rule's being known elsewhere on the site is worth on a host that never had it, in bits.
 NEW_HOST_BITS: Final = 1.0
+#: Days with it from which on what comes on most days (a backup, an update) is usual, though in few
+#: hours; and what it is worth that it comes once a day and not every hour, in bits.
+DAILY_DAYS: Final = 3
+DAILY_BITS: Final = 1.0
 #: Findings of ten minutes, times what was the most before, that are a burst; and when one can be.
 BURST_COUNT: Final = 10
 BURST_TIMES: Final = 4
@@ -57,19 +63,27 @@ class Surprise:
 
 def note_time(usual: Usual, time: float) -> None:
     """One more finding at `time` (event time, seconds)."""
-    hour = int(time // HOUR)
-    recent = usual.recent
-    if hour not in recent:
-        recent.append(hour)
-        recent.sort()
-        if len(recent) > _RECENT:
-            del recent[0]
-            usual.hours += 1
+    usual.hours += _note_new(usual.recent, int(time // HOUR))
+    usual.days += _note_new(usual.recent_days, int(time // DAY))
+
+
+def _note_new(recent: list[int], number: int) -> int:
+    """Put an hour or day among the newest; how many went from there. One that is older than all of
+    them is left out: nobody knows whether it was counted."""
+    if number in recent or (len(recent) == _RECENT and number < recent[0]):
+        return 0
+    recent.append(number)
+    recent.sort()
+    if len(recent) <= _RECENT:
+        return 0
+    del recent[0]
+    return 1
 
 
 def is_noted(usual: Usual, time: float) -> bool:
     """Whether `note_time` would change nothing."""
-    return int(time // HOUR) in usual.recent
+    recent, hour = usual.recent, int(time // HOUR)
+    return hour in recent or (len(recent) == _RECENT and hour < recent[0])
 
 
 def is_host_noted(usual: Usual, host: str, time: float) -> bool:
@@ -118,6 +132,12 @@ def count_hours(usual: Usual, bucket: int) -> int:
     return usual.hours + sum((hour + 1) * HOUR <= until for hour in usual.recent)
 
 
+def count_days(usual: Usual, bucket: int) -> int:
+    """Distinct days (UTC) with it that had ended LAG seconds before the ten minutes began."""
+    until = bucket * BUCKET - LAG
+    return usual.days + sum((day + 1) * DAY <= until for day in usual.recent_days)
+
+
 def measure_surprise(site: Usual, rule: Usual, here: Usual, bucket: int, count: int) -> Surprise:
     """How unusual `count` findings of a rule in the ten minutes `bucket` are on a host: `site` is
     what was seen of anything, `rule` of the rule anywhere, `here` of the rule on the host."""
@@ -126,6 +146,9 @@ def measure_surprise(site: Usual, rule: Usual, here: Usual, bucket: int, count: 
     bits = min(
         _count_bits(times, watched), _count_bits(count_hours(rule, bucket), watched) + NEW_HOST_BITS
     )
+    days = count_days(here, bucket)
+    if days >= DAILY_DAYS:
+        bits = min(bits, _count_bits(days, count_days(site, bucket)) + DAILY_BITS)
     return Surprise(
         bits=bits,
         share=min(1.0, times / watched) if watched else 0.0,
