@@ -5,6 +5,7 @@ It is told over standard input what to convert and answers over standard output 
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,6 +22,12 @@ from appliance.worker_frames import read_frame, write_frame
 
 _PR_SET_PDEATHSIG: Final = 1
 NICE: Final = 19
+
+
+def lower_priority() -> None:
+    """Let everybody else go first; a service's sandbox may refuse it, which is no reason to end."""
+    with contextlib.suppress(PermissionError):
+        os.nice(NICE)
 
 
 def main() -> int:

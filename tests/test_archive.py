@@ -35,6 +35,7 @@ from appliance.archive.writer import (
 from appliance.archiving import ArchiveKeeper, convert_rest, fold_texts, open_archive, open_writer
 from appliance.cli import main
 from appliance.config import ArchiveSettings, Config, FilesSource, load_config
+from appliance.converter import lower_priority
 from appliance.daemon import Daemon
 from appliance.errors import ArchiveError
 from appliance.schema import (
@@ -758,3 +759,18 @@ def check_scene(scene: Scene) -> None:
     assert int(store.counts()["archive"]["archived"]) == scene.lines
     archive.close()
     store.close()
+
+
+def test_a_sandbox_that_refuses_a_lower_priority_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The service's system call filter has no setpriority."""
+    asked = []
+
+    def refuse(by: int) -> int:
+        asked.append(by)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", refuse)
+    lower_priority()
+    assert asked == [19]
