@@ -75,7 +75,7 @@ KEY_SPANS: Final = 4
 MOST_SPANS: Final = 24
 #: Folds and incidents held in memory beside those of the batch; more are read from the store.
 HELD_FOLDS: Final = 20_000
-HELD_INCIDENTS: Final = 2_000
+HELD_INCIDENTS: Final = 20_000
 
 #: Kinds whose sharing says "the same actor", however quiet a finding is.
 _ACTOR_KINDS: Final[frozenset[EntityKind]] = frozenset({"process", "session", "hash"})
